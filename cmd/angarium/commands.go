@@ -1,0 +1,6 @@
+package main
+
+import "angarium/lib/cli"
+
+// commands are the programs in this binary, one line each, in the order of the alphabet.
+var commands = map[string]cli.Main{}

@@ -1,0 +1,86 @@
+// Package agent is the contract between the queue manager and whoever delivers
+// for it: one message, some recipients with one next hop, an answer for each.
+//
+// The same function serves in-process (smtp, lmtp, error, discard) or behind a
+// socket in a program with other rights (local, virtual, pipe), where the open
+// queue file travels as a descriptor. The package does not know the queue's
+// format nor any way of delivering.
+package agent
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/maillog"
+)
+
+// Message is an open message of the queue, safe for concurrent use.
+type Message interface {
+	// Content reads header and body from the start, lines ending in LF.
+	// Each call gives an independent reader.
+	Content() io.Reader
+	// Size is the length of the content in octets, with LF line ends.
+	Size() int64
+}
+
+// Notify is what the sender wants to hear about a recipient, RFC 3461, 4.1.
+type Notify uint8
+
+const (
+	NotifyNever   Notify = 1 << iota // NEVER
+	NotifySuccess                    // SUCCESS
+	NotifyFailure                    // FAILURE
+	NotifyDelay                      // DELAY
+)
+
+// Recipient is one envelope recipient.
+type Recipient struct {
+	Address  address.Address
+	Original address.Address // before rewriting and aliases; the log's orig_to
+	ORCPT    string          // DSN original recipient, "rfc822;bob@here.test" with xtext taken off; or ""
+	Notify   Notify          // 0: default (FAILURE, DELAY)
+	Offset   int64           // where the queue file holds it; see queue
+}
+
+// Request is one delivery attempt.
+type Request struct {
+	QueueID    string
+	Sender     address.Address
+	EnvID      string // DSN ENVID, xtext taken off
+	Ret        string // DSN RET: "", "FULL", "HDRS"
+	Encoding   string // "7bit", "8bit", "" unknown
+	SMTPUTF8   bool   // the message needs SMTPUTF8
+	Message    Message
+	Recipients []Recipient
+	NextHop    string // "[mx.example.org]:25", "unix:/run/lmtp", text for error
+	Arrival    time.Time
+	Activated  time.Time // when it entered the active queue
+	Client     Client    // where the message came from, for XFORWARD, pipe macros
+	Log        *maillog.Logger
+	Trace      bool // sendmail -bv, -v: report, and with Verify deliver nothing
+	Verify     bool
+}
+
+// Client is where a message came from; empty fields are unknown.
+type Client struct {
+	Name, Addr, Port, Helo, Proto string
+	SASLMethod, SASLUser          string
+}
+
+// Result is what became of one recipient. Err nil: delivered. Relay, Timing and
+// Reply are for the log line; DSN for reports ("2.0.0").
+type Result struct {
+	Err    error  // a *dsn.Error where it is classified
+	Status string // DSN code when delivered, "2.0.0" if empty
+	Text   string // the log's text in parentheses when delivered, "250 2.0.0 Ok"
+	Relay  string // "mx.example.org[192.0.2.1]:25", "local", "none"
+	Reuse  int    // conn_use; 0 or 1: a connection of its own
+	// Setup and Transmit are the last two of the log's delays=a/b/c/d.
+	Setup, Transmit time.Duration
+}
+
+// Agent delivers to all recipients of r and answers for each, in order. It must
+// return a Result for every recipient, also when ctx ends.
+type Agent func(ctx context.Context, r *Request) []Result
