@@ -13,12 +13,13 @@ var house = []struct {
 	name  string
 	rooms string
 }{
-	{"cellar: words that need no others", "address dsn cdb safefile maillog floors"},
+	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser floors"},
 	{"ground: the shared words", "ipc message mailbox maps sasl dns tlsconf agent"},
 	{"first: protocols, state, judgement", "smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias sieve spam virus"},
 	{"second: work", "cleanup deliver/ verify screen"},
 	{"third: daemons", "smtpd qmgr lmtpd imapd pop3d timsieved list webmail admin"},
-	{"roof: settings and command lines", "conf/ cli"},
+	{"roof: settings and command lines", "conf/maincf conf/imapdconf conf/spamconf cli"},
+	{"roof: lists of services", "conf/mastercf conf/cyrusconf"},
 	{"roof: parents and children", "service master"},
 	{"roof: programs", "cmd/"},
 	{"roof: the program that is all programs", "cmd/angarium"},
