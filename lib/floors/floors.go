@@ -20,6 +20,7 @@ var house = []struct {
 	{"third: daemons", "smtpd qmgr lmtpd imapd pop3d timsieved list webmail admin"},
 	{"roof: settings and command lines", "conf/maincf conf/imapdconf conf/spamconf cli"},
 	{"roof: lists of services", "conf/mastercf conf/cyrusconf"},
+	{"roof: which processes a set-up consists of", "plan"},
 	{"roof: parents and children", "service master"},
 	{"roof: programs", "cmd/"},
 	{"roof: the program that is all programs", "cmd/angarium"},
