@@ -61,6 +61,7 @@ type Request struct {
 	Log        *maillog.Logger
 	Trace      bool // sendmail -bv, -v: report, and with Verify deliver nothing
 	Verify     bool
+	More       bool // more mail for this next hop is near: keep the connection
 }
 
 // Client is where a message came from; empty fields are unknown.
@@ -79,6 +80,24 @@ type Result struct {
 	Reuse  int    // conn_use; 0 or 1: a connection of its own
 	// Setup and Transmit are the last two of the log's delays=a/b/c/d.
 	Setup, Transmit time.Duration
+
+	// Site says that Err is about the next hop as a whole (it was not reached, or
+	// did not greet), not about this recipient: a reason to send it less at a time.
+	Site bool
+	// Action is what a DSN about success says: "delivered" or "relayed"; empty if
+	// the next hop took over the duty to report, RFC 3461, 5.2.2.
+	Action string
+	// Onward is where the recipient goes instead, if neither delivered nor failed.
+	Onward []Onward
+}
+
+// Onward is a place to which an agent passes a recipient on.
+type Onward struct {
+	To   address.Address
+	Hop  string          // "transport:nexthop"; empty: To is resolved like any address
+	From address.Address // new sender, with Owner
+	Owner,               // a list's owner gets the bounces: From is the sender
+	Fresh bool // always as a new message (:include:, .forward)
 }
 
 // Agent delivers to all recipients of r and answers for each, in order. It must
