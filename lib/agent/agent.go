@@ -93,10 +93,10 @@ type Result struct {
 
 // Onward is a place to which an agent passes a recipient on.
 type Onward struct {
-	To   address.Address
-	Hop  string          // "transport:nexthop"; empty: To is resolved like any address
-	From address.Address // new sender, with Owner
-	Owner,               // a list's owner gets the bounces: From is the sender
+	To     address.Address
+	Hop    string          // "transport:nexthop"; empty: To is resolved like any address
+	From   address.Address // new sender, with Owner
+	Owner, // a list's owner gets the bounces: From is the sender
 	Fresh bool // always as a new message (:include:, .forward)
 }
 
