@@ -1,6 +1,12 @@
 package main
 
-import "angarium/lib/cli"
+import (
+	"angarium/cmd/postmap"
+	"angarium/lib/cli"
+)
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
-var commands = map[string]cli.Main{}
+var commands = map[string]cli.Main{
+	"postalias": postmap.AliasMain,
+	"postmap":   postmap.Main,
+}

@@ -26,7 +26,10 @@ func (t cidrTable) Lookup(_ context.Context, key string) (string, bool, error) {
 	addr = addr.Unmap()
 	for i := 0; i < len(t); i++ {
 		r := &t[i]
-		match := r.net.Contains(addr) != r.negate
+		match := r.net.Contains(addr)
+		if r.negate { // "not this network" says nothing about the other family
+			match = !match && r.net.Addr().Is4() == addr.Is4()
+		}
 		switch {
 		case r.skipTo == 0 && match:
 			return r.value, true, nil

@@ -85,6 +85,11 @@ func Strerror(err error) string {
 	return err.Error()
 }
 
+// errApplication is what a table of type fail: says, in Postfix' words.
+type errApplication struct{}
+
+func (errApplication) Error() string { return "Application error" }
+
 func upperFirst(s string) string {
 	if s == "" {
 		return s
@@ -122,7 +127,7 @@ func Open(spec string, o Options) (Table, error) {
 	case "internal":
 		t = memory{}
 	case "fail":
-		t = failing{errors.New("Application error")} //lint:ignore ST1005 strerror's capital letter
+		t = failing{errApplication{}}
 	case "environ":
 		return environ{}, nil
 	case "unix":
