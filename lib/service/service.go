@@ -89,9 +89,12 @@ type Env struct {
 // Service is one line: what it is called, its settings and what it listens on.
 type Service struct {
 	ipc.Line
-	Conf  *maincf.Config    // Postfix family: main.cf with the line's -o settings on top
-	Imapd *imapdconf.Config // Cyrus family: imapd.conf as this service sees it
-	Log   *maillog.Logger   // tag of the line ("postfix/submission/smtpd", "cyrus/imaps"), pid
+	Conf *maincf.Config // Postfix family: main.cf with the line's -o settings on top
+	// StressConf is Conf with stress=yes, for sessions under Stress. Lines without a
+	// limit are never under stress; it is Conf there.
+	StressConf *maincf.Config
+	Imapd      *imapdconf.Config // Cyrus family: imapd.conf as this service sees it
+	Log        *maillog.Logger   // tag of the line ("postfix/submission/smtpd", "cyrus/imaps"), pid
 
 	run *line
 }
@@ -126,6 +129,10 @@ type (
 	// PacketHandler serves unix-dgram and udp lines. b is valid during the call.
 	PacketHandler interface {
 		ServePacket(ctx context.Context, s *Service, b []byte, from net.Addr)
+	}
+	// PacketFlusher is a PacketHandler that hears when no packet is waiting any more.
+	PacketFlusher interface {
+		FlushPackets()
 	}
 	// Drainer hears that a successor serves (or that master is gone). It returns when
 	// nothing of its own is left to do; the process ends when the last session has ended, too.
