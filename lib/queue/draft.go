@@ -31,6 +31,7 @@ type Draft struct {
 	id   string
 	dir  Dir
 	mode os.FileMode
+	raw  bool // the caller makes all records
 
 	buf     *[]byte
 	flushed int64 // octets of the file that are written
@@ -78,7 +79,11 @@ func (q *Queue) Create(ctx context.Context, e Envelope) (*Draft, error) {
 // CreateRaw begins a file of records that the caller makes with Record: a
 // submission in the maildrop directory. mode is what Commit will give it.
 func (q *Queue) CreateRaw(dir Dir, mode os.FileMode) (*Draft, error) {
-	return q.create(dir, mode, q.now())
+	d, err := q.create(dir, mode, q.now())
+	if err == nil {
+		d.raw = true
+	}
+	return d, err
 }
 
 // create makes the file under a name of this process and renames it to the id,
@@ -321,7 +326,7 @@ func (d *Draft) finish() error {
 // written, and one fsync makes both durable; the directory entry follows, in an
 // fsync that messages committed at the same time share.
 func (d *Draft) Commit(ctx context.Context) error {
-	if d.dir == Incoming && d.err == nil {
+	if !d.raw && d.err == nil {
 		d.err = d.finish()
 	} else if d.err == nil {
 		d.flush()
@@ -384,4 +389,16 @@ func (d *Draft) Abort() {
 // ErrNoSpace reports whether an error says that the disk or a quota is full.
 func ErrNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+// Hold moves an unfinished message to the hold directory, where Commit leaves it.
+func (d *Draft) Hold() error {
+	if d.err != nil {
+		return d.err
+	}
+	if err := d.q.Move(d.id, d.dir, Hold); err != nil {
+		return err
+	}
+	d.dir = Hold
+	return nil
 }
