@@ -36,6 +36,7 @@ const (
 // client may read is the protocol's one sentence for all of them.
 type Error struct {
 	Code int
+	What string // "user not found"; "": what the code means
 	Text string // "checkpass failed"
 	Err  error  // the cause, where it is ours
 }
@@ -43,7 +44,11 @@ type Error struct {
 // Error has the form that log readers know:
 // "SASL(-13): authentication failure: checkpass failed".
 func (e *Error) Error() string {
-	s := fmt.Sprintf("SASL(%d): %s", e.Code, codeText(e.Code))
+	what := e.What
+	if what == "" {
+		what = codeText(e.Code)
+	}
+	s := fmt.Sprintf("SASL(%d): %s", e.Code, what)
 	if e.Text != "" {
 		s += ": " + e.Text
 	}
