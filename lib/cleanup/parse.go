@@ -79,9 +79,9 @@ func (p *addressParser) atom() {
 	}
 }
 
-func (p *addressParser) quoted() { p.until('"', '"') }
+func (p *addressParser) quoted() { p.until('"') }
 
-func (p *addressParser) literal() { p.until('[', ']') }
+func (p *addressParser) literal() { p.until(']') }
 
 // until skips to the closing octet, or to the end of the text.
 func (p *addressParser) until(shut byte) {
