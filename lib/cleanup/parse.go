@@ -201,7 +201,7 @@ func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\
 // squeeze takes comments and white space outside quotes away; inside a bare name
 // of several words one blank stays.
 func squeeze(s string) string {
-	if strings.IndexAny(s, " \t\r\n(") < 0 {
+	if !strings.ContainsAny(s, " \t\r\n(") {
 		return s
 	}
 	p := addressParser{s: s}

@@ -277,13 +277,8 @@ type sizes struct {
 	opts    SendOpts
 }
 
-// sizeLen is the length of the size record's data: fixed, since it is written in place.
-const sizeLen = 6*15 + 5
-
-// hintMixed tells qmgr that recipients and other records are mixed after the
-// content, so it must read all of them; the hints also hold the DSN NOTIFY flags,
-// shifted by one.
-const hintMixed = 1
+// The hints hold, from bit 1 up, the NOTIFY flags of all recipients. Bit 0 says
+// that recipients and other records are mixed behind the content.
 
 func (s sizes) String() string {
 	return fmt.Sprintf("%15d %15d %15d %15d %15d %15d", s.data, s.offset, s.rcpts, s.qmgr, s.content, s.opts)
