@@ -259,4 +259,3 @@ func each(file string, f func(key, value string) bool) error {
 		return f(string(bytes.TrimSuffix(k, []byte{0})), string(bytes.TrimSuffix(v, []byte{0})))
 	})
 }
-
