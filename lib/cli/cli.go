@@ -89,7 +89,8 @@ func Exit(code int, format string, args ...any) error {
 }
 
 // Getopt returns the next option letter and its argument; ok is false when none
-// are left (then Operands holds the rest). spec is as in getopt(3): "c:v".
+// are left (then Operands holds the rest). spec is as in getopt(3): "c:v". A spec
+// that begins with '+' ends the options at the first operand.
 func (c *Cmd) Getopt(spec string) (letter byte, arg string, ok bool, err error) {
 	if c.letters == "" {
 		c.letters, c.pending = spec+" ", c.Args
@@ -108,7 +109,7 @@ func (c *Cmd) Getopt(spec string) (letter byte, arg string, ok bool, err error) 
 				c.cluster, c.pending = a[1:], c.pending[1:]
 				break
 			}
-			if os.Getenv("POSIXLY_CORRECT") != "" {
+			if strings.HasPrefix(spec, "+") || os.Getenv("POSIXLY_CORRECT") != "" {
 				c.rest, c.pending = append(c.rest, c.pending...), nil
 				return 0, "", false, nil
 			}
@@ -117,7 +118,7 @@ func (c *Cmd) Getopt(spec string) (letter byte, arg string, ok bool, err error) 
 	}
 	letter, c.cluster = c.cluster[0], c.cluster[1:]
 	i := strings.IndexByte(spec, letter)
-	if letter == ':' || i < 0 {
+	if letter == ':' || letter == '+' || i < 0 {
 		return letter, "", false, Exit(Usage, "invalid option -- '%c'", letter)
 	}
 	if i+1 < len(spec) && spec[i+1] == ':' {
