@@ -42,6 +42,10 @@ type Recipient struct {
 	ORCPT    string          // DSN original recipient, "rfc822;bob@here.test" with xtext taken off; or ""
 	Notify   Notify          // 0: default (FAILURE, DELAY)
 	Offset   int64           // where the queue file holds it; see queue
+
+	// For agents with other rights: what an alias led to ("|command", "/file",
+	// ":include:/file"; empty: the mailbox), and who owns that alias.
+	Target, User string
 }
 
 // Request is one delivery attempt.
@@ -93,11 +97,8 @@ type Result struct {
 
 // Onward is a place to which an agent passes a recipient on.
 type Onward struct {
-	To     address.Address
-	Hop    string          // "transport:nexthop"; empty: To is resolved like any address
-	From   address.Address // new sender, with Owner
-	Owner, // a list's owner gets the bounces: From is the sender
-	Fresh bool // always as a new message (:include:, .forward)
+	To  address.Address
+	Hop string // "transport:nexthop"; empty: To goes into a new message
 }
 
 // Agent delivers to all recipients of r and answers for each, in order. It must
