@@ -158,6 +158,7 @@ func (s show) print(r io.ReaderAt, name string, out *bufio.Writer) error {
 	w.Raw = true // pointers are shown, and followed here
 	at := envelope
 	text := false // within the content
+	begun := true // at the beginning of a line
 	if s.envelope && s.from == 0 {
 		fmt.Fprintf(out, "*** ENVELOPE RECORDS %s ***\n", name)
 	}
@@ -170,12 +171,15 @@ func (s show) print(r io.ReaderAt, name string, out *bufio.Writer) error {
 			return errors.New("record read error")
 		}
 		if text {
-			at = part(at, t, data)
+			if begun {
+				at = part(at, t, data)
+			}
+			begun = t == queue.TypeNorm || s.splits()
 		}
 		switch {
 		case t == queue.TypeMessage:
 			s.line(out, s.envelope, t, offset, "*** MESSAGE CONTENTS "+name+" ***")
-			text, at = true, header
+			text, at, begun = true, header, true
 		case t == queue.TypeExtra:
 			s.line(out, s.envelope, t, offset, "*** HEADER EXTRACTED "+name+" ***")
 			text, at = false, envelope
@@ -205,8 +209,7 @@ func (s show) print(r io.ReaderAt, name string, out *bufio.Writer) error {
 }
 
 // part tells whether a record of the content belongs to header or body. The line
-// that ends the header is the body's. As in Postfix the second record of a very
-// long header line is looked at as if it were a line, and so begins the body.
+// that ends the header is the body's.
 func part(at where, t queue.Type, data []byte) where {
 	if at != header || t != queue.TypeNorm && t != queue.TypeCont {
 		return at
@@ -216,6 +219,10 @@ func part(at where, t queue.Type, data []byte) where {
 	}
 	return body
 }
+
+// splits reports whether each record of a long line is printed, and looked at, as
+// a line. That the second one then may begin the body is Postfix' quirk.
+func (s show) splits() bool { return s.verbose || s.offset || s.decimal }
 
 func isHeader(line []byte) bool {
 	i := 0
@@ -253,7 +260,7 @@ func (s show) content(out *bufio.Writer, at where, t queue.Type, offset int64, d
 		out.WriteString(": ")
 	}
 	out.Write(data)
-	if t == queue.TypeNorm || s.verbose || s.offset || s.decimal {
+	if t == queue.TypeNorm || s.splits() {
 		out.WriteByte('\n')
 	}
 }
