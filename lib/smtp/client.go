@@ -1,14 +1,21 @@
 package smtp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
+	"errors"
 	"io"
 	"net"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"angarium/lib/address"
 	"angarium/lib/agent"
+	"angarium/lib/dsn"
 )
 
 // ClientOptions are the settings of a Client. The zero value is usable.
@@ -24,41 +31,347 @@ type ClientOptions struct {
 	StartTLSTimeout, RsetTimeout, QuitTimeout, AuthTimeout time.Duration // 300 s, 20 s, 300 s, 300 s
 
 	Discard   []string // EHLO keywords to ignore, lower case
-	LineLimit int      // smtp_line_length_limit; 0: 998. Longer lines are folded as smtp(8) does; < 0: never
+	LineLimit int      // smtp_line_length_limit; 0: 998. Longer lines are broken as smtp(8) does; < 0: never
 }
 
 // Client is one connection to a mail server. It is not safe for concurrent use.
 // Every error of its methods is a *dsn.Error. After an error for which Broken
 // reports true only Close is of use.
 type Client struct {
+	o      ClientOptions
+	conn   net.Conn
+	in     []byte // what was read and not used
+	buf    []byte
+	out    []byte
+	ext    map[string]string
+	tls    *tls.ConnectionState
+	broken bool
+	closed bool // 421 was said
 }
 
 // NewClient takes over a connection. Nothing is read or written yet.
-func NewClient(conn net.Conn, o ClientOptions) *Client { panic("not written yet") }
+func NewClient(conn net.Conn, o ClientOptions) *Client {
+	if o.Helo == "" {
+		o.Helo = "localhost"
+	}
+	if o.Host == "" && conn.RemoteAddr() != nil {
+		o.Host = conn.RemoteAddr().String()
+	}
+	return &Client{o: o, conn: conn, buf: make([]byte, 2048)}
+}
 
 // Dial connects and calls NewClient. The error says "connect to " + o.Host +
 // ":port: Connection refused", as smtp(8) does, with status 4.4.1.
-func Dial(ctx context.Context, network, address string, o ClientOptions) (*Client, error) {
-	panic("not written yet")
+func Dial(ctx context.Context, network, addr string, o ClientOptions) (*Client, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		name := o.Host
+		if _, port, e := net.SplitHostPort(addr); e == nil && network != "unix" {
+			if name == "" {
+				name = addr
+			} else {
+				name += ":" + port
+			}
+		}
+		if name == "" {
+			name = addr
+		}
+		return nil, &dsn.Error{Code: [3]int{4, 4, 1}, Text: "connect to " + name + ": " + ErrorText(err), Err: err}
+	}
+	return NewClient(conn, o), nil
+}
+
+// ErrorText is the plain text of a system error, as strerror(3) has it.
+func ErrorText(err error) string {
+	var no syscall.Errno
+	var t interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &no):
+		s := no.Error()
+		return strings.ToUpper(s[:1]) + s[1:]
+	case errors.As(err, &t) && t.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return "Connection timed out"
+	}
+	return err.Error()
+}
+
+// reply is an answer of the server.
+type reply struct {
+	code   int
+	lines  []string // without the code
+	status [3]int   // RFC 3463, if it has one
+}
+
+// String is the reply in one line: "250 2.0.0 Ok: queued as 4F1A23C0".
+func (r *reply) String() string {
+	return strconv.Itoa(r.code) + " " + strings.Join(r.lines, " ")
+}
+
+// fail makes the reply an error.
+func (c *Client) fail(r *reply, phase string) *dsn.Error {
+	e := &dsn.Error{Reply: r.code, Code: r.status, Remote: &dsn.Remote{Host: c.o.Host, Reply: r.String(), Phase: phase}}
+	if e.Code[0] == 0 {
+		e.Code = [3]int{r.code / 100, 0, 0}
+	}
+	if e.Code[0] != 5 && e.Code[0] != 4 || e.Code[0] != r.code/100 { // nonsense is temporary
+		e.Code = [3]int{4, 0, 0}
+		if r.code/100 == 5 {
+			e.Code[0] = 5
+		}
+	}
+	return e
+}
+
+// lost makes a failed read or write an error: "lost connection with x while
+// sending RCPT TO".
+func (c *Client) lost(ctx context.Context, err error, doing string) *dsn.Error {
+	c.broken = true
+	text := "lost connection with " + c.o.Host + " while " + doing
+	var t interface{ Timeout() bool }
+	if errors.As(err, &t) && t.Timeout() && ctx.Err() == nil {
+		text = "conversation with " + c.o.Host + " timed out while " + doing
+	}
+	var p *protocolError
+	if errors.As(err, &p) {
+		text = "host " + c.o.Host + " broke the protocol (" + p.what + ") while " + doing
+		return &dsn.Error{Code: [3]int{4, 5, 0}, Text: text, Err: err}
+	}
+	return &dsn.Error{Code: [3]int{4, 4, 2}, Text: text, Err: err}
+}
+
+type protocolError struct{ what string }
+
+func (p *protocolError) Error() string { return p.what }
+
+// limits on what a server may say.
+const (
+	maxReplyLine  = 2048
+	maxReplyLines = 512
+)
+
+// deadline bounds the next step by its time-out and by ctx.
+func (c *Client) deadline(ctx context.Context, d, normal time.Duration) {
+	t := time.Now().Add(orDuration(d, normal))
+	if end, ok := ctx.Deadline(); ok && end.Before(t) {
+		t = end
+	}
+	_ = c.conn.SetDeadline(t)
+	if ctx.Err() != nil {
+		_ = c.conn.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// watch ends waiting when ctx ends.
+func (c *Client) watch(ctx context.Context) (stop func() bool) {
+	conn := c.conn
+	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+}
+
+// line reads one line.
+func (c *Client) line() ([]byte, error) {
+	scanned := 0
+	for {
+		if i := bytes.IndexByte(c.in[scanned:], '\n'); i >= 0 {
+			l := c.in[:scanned+i]
+			c.in = c.in[scanned+i+1:]
+			return bytes.TrimSuffix(l, []byte{'\r'}), nil
+		}
+		scanned = len(c.in)
+		if scanned >= maxReplyLine {
+			return nil, &protocolError{"reply line too long"}
+		}
+		if len(c.in) == 0 || cap(c.in) == len(c.in) {
+			c.in = c.buf[:copy(c.buf, c.in)]
+		}
+		n, err := c.conn.Read(c.in[len(c.in):cap(c.in)])
+		c.in = c.in[:len(c.in)+n]
+		if n == 0 && err != nil {
+			return nil, err
+		}
+	}
+}
+
+// read reads a reply, RFC 5321, 4.2.1.
+func (c *Client) read() (*reply, error) {
+	r := &reply{}
+	for {
+		l, err := c.line()
+		if err != nil {
+			return nil, err
+		}
+		code, text, more, ok := parseReplyLine(l)
+		if !ok {
+			return nil, &protocolError{"bad reply: " + strconv.QuoteToASCII(string(l[:min(len(l), 80)]))}
+		}
+		r.code = code
+		if len(r.lines) < maxReplyLines {
+			r.lines = append(r.lines, text)
+		} else if more {
+			return nil, &protocolError{"endless reply"}
+		}
+		if more {
+			continue
+		}
+		first, _, _ := strings.Cut(r.lines[len(r.lines)-1], " ")
+		if status, err := dsn.ParseCode(first); err == nil && status[0] == code/100 {
+			r.status = status
+		}
+		if code == 421 || code == 521 {
+			c.closed = true
+		}
+		return r, nil
+	}
+}
+
+// parseReplyLine takes "250-text", "250 text" or "250".
+func parseReplyLine(l []byte) (code int, text string, more, ok bool) {
+	if len(l) < 3 {
+		return 0, "", false, false
+	}
+	for _, d := range l[:3] {
+		if d < '0' || d > '9' {
+			return 0, "", false, false
+		}
+		code = code*10 + int(d-'0')
+	}
+	if code < 200 || code > 599 {
+		return 0, "", false, false
+	}
+	if len(l) == 3 {
+		return code, "", false, true
+	}
+	if l[3] != ' ' && l[3] != '-' {
+		return 0, "", false, false
+	}
+	return code, string(l[4:]), l[3] == '-', true
+}
+
+// step sends one command and reads the answer.
+func (c *Client) step(ctx context.Context, d, normal time.Duration, cmd, doing string) (*reply, error) {
+	defer c.watch(ctx)()
+	c.deadline(ctx, d, normal)
+	if cmd != "" {
+		c.out = append(append(c.out[:0], cmd...), '\r', '\n')
+		if _, err := c.conn.Write(c.out); err != nil {
+			return nil, c.lost(ctx, err, doing)
+		}
+	}
+	r, err := c.read()
+	if err != nil {
+		return nil, c.lost(ctx, err, doing)
+	}
+	return r, nil
 }
 
 // Hello reads the greeting and introduces us: EHLO, then HELO if the server
 // does not know EHLO; LHLO for LMTP.
-func (c *Client) Hello(ctx context.Context) error { panic("not written yet") }
+func (c *Client) Hello(ctx context.Context) error {
+	r, err := c.step(ctx, c.o.HeloTimeout, 300*time.Second, "", "receiving the initial server greeting")
+	if err != nil {
+		return err
+	}
+	if r.code/100 != 2 {
+		e := c.fail(r, "")
+		e.Text = "host " + c.o.Host + " refused to talk to me: " + r.String()
+		e.Remote = nil
+		c.closed = true
+		return e
+	}
+	return c.hello(ctx)
+}
+
+func (c *Client) hello(ctx context.Context) error {
+	verb := "EHLO"
+	if c.o.LMTP {
+		verb = "LHLO"
+	} else if c.o.Plain {
+		verb = "HELO"
+	}
+	c.ext = nil
+	for {
+		r, err := c.step(ctx, c.o.HeloTimeout, 300*time.Second, verb+" "+c.o.Helo, "performing the "+verb+" handshake")
+		if err != nil {
+			return err
+		}
+		if r.code/100 == 2 {
+			if verb != "HELO" {
+				c.extensions(r.lines)
+			}
+			return nil
+		}
+		if verb == "EHLO" && !c.closed {
+			verb = "HELO"
+			continue
+		}
+		e := c.fail(r, verb+" command")
+		return e
+	}
+}
+
+// extensions keeps the lines behind the first of an EHLO reply.
+func (c *Client) extensions(lines []string) {
+	c.ext = make(map[string]string, len(lines))
+lines:
+	for _, l := range lines[1:] {
+		name, params, _ := strings.Cut(l, " ")
+		name = upper(name)
+		if n, p, ok := strings.Cut(name, "="); ok && n == "AUTH" { // old servers
+			name, params = n, p+" "+params
+			if _, known := c.ext["AUTH"]; known {
+				continue
+			}
+		}
+		for _, d := range c.o.Discard {
+			if strings.EqualFold(d, name) {
+				continue lines
+			}
+		}
+		c.ext[name] = strings.TrimSpace(params)
+	}
+}
 
 // Extension is what the server said behind an EHLO keyword (in capitals).
-func (c *Client) Extension(name string) (params string, ok bool) { panic("not written yet") }
+func (c *Client) Extension(name string) (params string, ok bool) {
+	params, ok = c.ext[name]
+	return params, ok
+}
 
 // StartTLS asks for TLS, shakes hands, and says EHLO again.
-func (c *Client) StartTLS(ctx context.Context, conf *tls.Config) error { panic("not written yet") }
+func (c *Client) StartTLS(ctx context.Context, conf *tls.Config) error {
+	r, err := c.step(ctx, c.o.StartTLSTimeout, 300*time.Second, "STARTTLS", "performing the STARTTLS handshake")
+	if err != nil {
+		return err
+	}
+	if r.code/100 != 2 {
+		return c.fail(r, "STARTTLS command")
+	}
+	if err := c.Handshake(ctx, conf); err != nil {
+		return err
+	}
+	return c.hello(ctx)
+}
 
 // Handshake begins TLS at once (wrapper mode), before Hello.
-func (c *Client) Handshake(ctx context.Context, conf *tls.Config) error { panic("not written yet") }
+func (c *Client) Handshake(ctx context.Context, conf *tls.Config) error {
+	c.in = nil // what was sent in clear behind the answer to STARTTLS
+	defer c.watch(ctx)()
+	c.deadline(ctx, c.o.StartTLSTimeout, 300*time.Second)
+	conn := tls.Client(c.conn, conf)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		c.broken = true
+		return &dsn.Error{Code: [3]int{4, 7, 5}, Text: "Cannot start TLS: handshake failure", Err: err}
+	}
+	c.conn = conn
+	state := conn.ConnectionState()
+	c.tls = &state
+	return nil
+}
 
 // TLS is the state of the secure layer, nil if there is none.
-func (c *Client) TLS() *tls.ConnectionState { panic("not written yet") }
+func (c *Client) TLS() *tls.ConnectionState { return c.tls }
 
-// Authenticator is the client's side of a SASL mechanism.
+// ClientExchange is the client's side of a SASL mechanism.
 type ClientExchange interface {
 	// Start names the mechanism; initial is nil if there is no initial response.
 	Start() (mech string, initial []byte, err error)
@@ -67,7 +380,53 @@ type ClientExchange interface {
 }
 
 // Auth logs in (RFC 4954).
-func (c *Client) Auth(ctx context.Context, x ClientExchange) error { panic("not written yet") }
+func (c *Client) Auth(ctx context.Context, x ClientExchange) error {
+	mech, initial, err := x.Start()
+	if err != nil {
+		return c.authFailed(err.Error(), err)
+	}
+	cmd := "AUTH " + mech
+	if initial != nil {
+		if len(initial) == 0 {
+			cmd += " ="
+		} else {
+			cmd += " " + base64.StdEncoding.EncodeToString(initial)
+		}
+	}
+	for range 16 {
+		r, err := c.step(ctx, c.o.AuthTimeout, 300*time.Second, cmd, "performing the SASL handshake")
+		if err != nil {
+			return err
+		}
+		switch {
+		case r.code/100 == 2:
+			return nil
+		case r.code != 334:
+			e := c.fail(r, "AUTH command")
+			e.Text = "SASL authentication failed; server " + c.o.Host + " said: " + r.String()
+			e.Code[0] = 4 // our password may be changed: the mail waits
+			e.Remote = nil
+			return e
+		}
+		challenge, err := base64.StdEncoding.DecodeString(strings.Join(r.lines, ""))
+		if err != nil {
+			cmd = "*"
+			continue
+		}
+		response, err := x.Next(challenge)
+		if err != nil {
+			cmd = "*"
+			continue
+		}
+		cmd = base64.StdEncoding.EncodeToString(response)
+	}
+	c.broken = true
+	return c.authFailed("too many steps", nil)
+}
+
+func (c *Client) authFailed(text string, err error) error {
+	return &dsn.Error{Code: [3]int{4, 7, 0}, Text: "SASL authentication failed: " + text, Err: err}
+}
 
 // Message is one transaction.
 type Message struct {
@@ -95,18 +454,33 @@ type Answer struct {
 	Reply string
 }
 
-// Send transfers a message, pipelined where the server allows, and answers for
-// each recipient, in order.
-func (c *Client) Send(ctx context.Context, m *Message) []Answer { panic("not written yet") }
-
 // Reset says RSET: may the connection be used again?
-func (c *Client) Reset(ctx context.Context) error { panic("not written yet") }
+func (c *Client) Reset(ctx context.Context) error {
+	r, err := c.step(ctx, c.o.RsetTimeout, 20*time.Second, "RSET", "sending RSET")
+	if err != nil {
+		return err
+	}
+	if r.code/100 != 2 {
+		c.closed = true
+		return c.fail(r, "RSET command")
+	}
+	return nil
+}
 
 // Broken reports whether the connection is of no further use.
-func (c *Client) Broken() bool { panic("not written yet") }
+func (c *Client) Broken() bool { return c.broken || c.closed }
 
 // Quit says QUIT, does not wait for the answer, and closes.
-func (c *Client) Quit(ctx context.Context) error { panic("not written yet") }
+func (c *Client) Quit(ctx context.Context) error {
+	if !c.broken {
+		c.deadline(ctx, min(orDuration(c.o.QuitTimeout, 300*time.Second), 10*time.Second), 0)
+		_, _ = c.conn.Write([]byte("QUIT\r\n"))
+	}
+	return c.Close()
+}
 
 // Close closes at once.
-func (c *Client) Close() error { panic("not written yet") }
+func (c *Client) Close() error {
+	c.broken = true
+	return c.conn.Close()
+}

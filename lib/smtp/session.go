@@ -90,9 +90,10 @@ type Authenticator interface {
 }
 
 // Exchange is the server's side of a SASL mechanism, as lib/sasl has it. The
-// response is nil where the client sent no initial one.
+// response is nil where the client sent no initial one. A challenge that comes
+// with done is sent, and answered by an empty response, before success is told.
 type Exchange interface {
-	Next(response []byte) (challenge []byte, done bool, err error)
+	Next(ctx context.Context, response []byte) (challenge []byte, done bool, err error)
 }
 
 // Securer hears of TLS.
@@ -105,12 +106,6 @@ type Securer interface {
 	Secured(ctx context.Context, state *tls.ConnectionState, err error) Reply
 }
 
-// Observer is told about every command before it is carried out, also about
-// unknown ones; a non-zero Reply is the answer, and the command is not done.
-type Observer interface {
-	Command(ctx context.Context, verb, args string) Reply
-}
-
 // Extender knows commands that the engine does not (XCLIENT, XFORWARD).
 type Extender interface {
 	// Extensions are further EHLO lines.
@@ -119,13 +114,23 @@ type Extender interface {
 	Extend(ctx context.Context, verb, args string) (r Reply, known bool)
 }
 
-// Rejected is told every negative reply with the name of the command, for the
-// log ("NOQUEUE: reject: ...") and counters.
-type Rejected interface {
-	Rejected(verb string, r Reply)
+// Watcher is told of what the engine saw and answered on its own, for the log.
+type Watcher interface {
+	Odd(what Oddity, verb, text string)
 }
 
-// Pipeliner is told once when a client speaks before its turn.
-type Pipeliner interface {
-	ImproperPipelining(after, got string)
-}
+// Oddity is something that the engine saw.
+type Oddity int
+
+const (
+	OddNonSMTP     Oddity = iota // a command of another protocol; text is the line
+	OddLongLine                  // a command longer than the limit; text is its begin
+	OddAddress                   // no address; text is what came instead
+	OddNotify                    // bad NOTIFY; text is its value
+	OddChunk                     // malformed BDAT; text is the line
+	OddChunkSize                 // BDAT over the size limit
+	OddPipelining                // a client that does not await its turn; text is what came
+	OddBareNewline               // bare <LF> received, and forbidden
+	OddNewlineNote               // bare <LF> received, to be noted
+	OddTooLarge                  // SIZE= over the limit; text is the answer
+)

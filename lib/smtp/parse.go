@@ -1,0 +1,371 @@
+package smtp
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+)
+
+// maxParams limits the ESMTP parameters of one command; its length is limited
+// by the line already.
+const maxParams = 32
+
+// cutPath parts a path (with its brackets, if any) from the parameters that
+// follow. Blanks inside <> or quotes belong to the path.
+func cutPath(s string) (path, params string) {
+	quoted, angle := false, 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s):
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '<':
+			angle++
+		case c == '>':
+			angle--
+		case (c == ' ' || c == '\t') && angle <= 0:
+			return s[:i], strings.TrimLeft(s[i:], " \t")
+		}
+	}
+	return s, ""
+}
+
+// parsePath reads what stands behind FROM: or TO:. Outside of strict mode the
+// brackets may be missing. RFC 5321, 4.1.2; blanks at the borders, comments and
+// odd dots in the local part are let through as smtpd(8) does.
+func parsePath(path string, strict bool) (address.Address, bool) {
+	var none address.Address
+	if path == "" {
+		return none, false
+	}
+	if path[0] == '<' {
+		if len(path) < 2 || path[len(path)-1] != '>' {
+			return none, false
+		}
+		path = path[1 : len(path)-1]
+	} else if strict {
+		return none, false
+	}
+	if strings.HasPrefix(path, "@") { // source route, dropped: RFC 5321, appendix C
+		i := strings.IndexByte(path, ':')
+		if i < 0 {
+			return none, false
+		}
+		path = path[i+1:]
+	}
+	return parseMailbox(path)
+}
+
+// parseMailbox reads local@domain into internal form.
+func parseMailbox(s string) (address.Address, bool) {
+	var none address.Address
+	out := make([]byte, 0, len(s))
+	at, gap := -1, false // the last @; a blank after which no word may follow
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == ' ':
+			gap = true
+			continue
+		case c < ' ' || c == 0x7f || strings.IndexByte("<>,;:)]", c) >= 0:
+			return none, false
+		case c == '(':
+			j := strings.IndexByte(s[i:], ')')
+			if j < 0 || strings.ContainsAny(s[i+1:i+j], "(\\\"<>") {
+				return none, false
+			}
+			i += j
+			continue
+		case c == '@':
+			at, gap = len(out), false
+			out = append(out, c)
+			continue
+		case gap && len(out) > 0 && out[len(out)-1] != '@':
+			return none, false
+		}
+		gap = false
+		switch c {
+		case '"':
+			j, ok := unquote(&out, s[i+1:])
+			if !ok {
+				return none, false
+			}
+			i += j
+		case '\\':
+			if i++; i == len(s) || s[i] < ' ' {
+				return none, false
+			}
+			out = append(out, s[i])
+		case '[':
+			j := strings.IndexByte(s[i:], ']')
+			if j < 0 || at < 0 || at != len(out)-1 || strings.TrimRight(s[i+j+1:], " ") != "" {
+				return none, false
+			}
+			out = append(out, s[i:i+j+1]...)
+			i = len(s)
+		default:
+			out = append(out, c)
+		}
+	}
+	if at < 0 {
+		return address.Address{Local: string(out)}, true
+	}
+	a := address.Address{Local: string(out[:at]), Domain: string(out[at+1:])}
+	return a, ValidDomain(a.Domain)
+}
+
+// unquote appends the text of a quoted string and returns how much of s it
+// took, the closing quote included.
+func unquote(out *[]byte, s string) (int, bool) {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == '"':
+			return i + 1, true
+		case c == '\\':
+			if i++; i == len(s) {
+				return 0, false
+			}
+			c = s[i]
+		}
+		if c < ' ' || c == 0x7f {
+			return 0, false
+		}
+		*out = append(*out, c)
+	}
+	return 0, false
+}
+
+// ValidDomain reports whether d may stand behind an @: a host name (one dot at
+// its end and underscores do no harm) or an address literal.
+func ValidDomain(d string) bool {
+	if strings.HasPrefix(d, "[") && strings.HasSuffix(d, "]") {
+		_, ok := LiteralAddr(d)
+		return ok
+	}
+	return ValidHostname(strings.TrimSuffix(d, "."))
+}
+
+// LiteralAddr is the address in an address literal, RFC 5321, 4.1.3.
+func LiteralAddr(d string) (netip.Addr, bool) {
+	if len(d) < 2 || d[0] != '[' || d[len(d)-1] != ']' {
+		return netip.Addr{}, false
+	}
+	lit := d[1 : len(d)-1]
+	v6 := len(lit) > 5 && strings.EqualFold(lit[:5], "IPv6:")
+	if v6 {
+		lit = lit[5:]
+	}
+	a, err := netip.ParseAddr(lit)
+	if err != nil || a.Zone() != "" || v6 != a.Is6() {
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+// ValidHostname reports whether h is made of labels of letters, digits, hyphens
+// inside, and underscores; not of digits and dots alone. Bytes above 127 are
+// taken if they are UTF-8 (RFC 6531).
+func ValidHostname(h string) bool {
+	if h == "" || len(h) > 255 || !utf8.ValidString(h) {
+		return false
+	}
+	numeric := true
+	label := 0
+	for i := 0; i <= len(h); i++ {
+		if i == len(h) || h[i] == '.' {
+			if label == 0 || label > 63 || h[i-1] == '-' {
+				return false
+			}
+			label = 0
+			continue
+		}
+		c := h[i]
+		switch {
+		case c >= '0' && c <= '9':
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c >= 0x80:
+			numeric = false
+		case c == '-' && label > 0:
+			numeric = false
+		default:
+			return false
+		}
+		label++
+	}
+	return !numeric
+}
+
+// parseMail reads the parameters of MAIL. bad is the reply's status and text
+// where they are wrong.
+func parseMail(m *Mail, params string, utf8ok bool) (bad Reply) {
+	n := 0
+	for params != "" {
+		var arg string
+		arg, params = cutWord(params)
+		name, value, has := strings.Cut(arg, "=")
+		if n++; n > maxParams {
+			return Reply{555, "5.5.4", "Unsupported option: " + arg}
+		}
+		switch upper(name) {
+		case "SIZE":
+			if !has {
+				break
+			}
+			size, err := strconv.ParseUint(value, 10, 63)
+			if err != nil && !isRange(err) {
+				return Reply{501, "5.5.4", "Bad message size syntax"}
+			}
+			m.Size = int64(size & (1<<63 - 1))
+			continue
+		case "BODY":
+			if v := upper(value); v == "7BIT" || v == "8BITMIME" {
+				m.Body = v
+				continue
+			}
+		case "RET":
+			if v := upper(value); v == "FULL" || v == "HDRS" {
+				m.Ret = v
+				continue
+			}
+			return Reply{501, "5.5.4", "Bad RET parameter syntax"}
+		case "ENVID":
+			v, ok := unxtext(value)
+			if !ok || v == "" || len(value) > 100 {
+				return Reply{501, "5.5.4", "Bad ENVID parameter syntax"}
+			}
+			m.EnvID = v
+			continue
+		case "AUTH":
+			m.Auth, _ = unxtext(value)
+			continue
+		case "SMTPUTF8":
+			if !has && utf8ok {
+				m.SMTPUTF8 = true
+				continue
+			}
+		}
+		return Reply{555, "5.5.4", "Unsupported option: " + arg}
+	}
+	return Reply{}
+}
+
+func isRange(err error) bool {
+	e, ok := err.(*strconv.NumError)
+	return ok && e.Err == strconv.ErrRange
+}
+
+// parseRcpt reads the parameters of RCPT.
+func parseRcpt(r *Rcpt, params string) (bad Reply, notify string) {
+	n := 0
+	for params != "" {
+		var arg string
+		arg, params = cutWord(params)
+		name, value, _ := strings.Cut(arg, "=")
+		if n++; n > maxParams {
+			return Reply{555, "5.5.4", "Unsupported option: " + arg}, ""
+		}
+		switch upper(name) {
+		case "NOTIFY":
+			var ok bool
+			if r.Notify, ok = parseNotify(value); !ok || r.Notify == 0 {
+				return Reply{501, "5.5.4", "Error: Bad NOTIFY parameter syntax"}, value
+			}
+			continue
+		case "ORCPT":
+			kind, addr, ok := strings.Cut(value, ";")
+			addr, fine := unxtext(addr)
+			if !ok || !fine || kind == "" || addr == "" || len(value) > 500 {
+				return Reply{501, "5.5.4", "Error: Bad ORCPT parameter syntax"}, ""
+			}
+			r.ORCPT = kind + ";" + addr
+			continue
+		}
+		return Reply{555, "5.5.4", "Unsupported option: " + arg}, ""
+	}
+	return Reply{}, ""
+}
+
+// parseNotify is RFC 3461, 4.1: NEVER stands alone.
+func parseNotify(value string) (n agent.Notify, ok bool) {
+	for word := range strings.SplitSeq(value, ",") {
+		switch upper(word) {
+		case "NEVER":
+			n |= agent.NotifyNever
+		case "SUCCESS":
+			n |= agent.NotifySuccess
+		case "FAILURE":
+			n |= agent.NotifyFailure
+		case "DELAY":
+			n |= agent.NotifyDelay
+		default:
+			return 0, false
+		}
+	}
+	return n, n&agent.NotifyNever == 0 || n == agent.NotifyNever
+}
+
+// unxtext is RFC 3461, 4: "+2B" for "+".
+func unxtext(s string) (string, bool) {
+	if strings.IndexByte(s, '+') < 0 {
+		return s, true
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] != '+' {
+			out = append(out, s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return "", false
+		}
+		v, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		if err != nil || v < ' ' {
+			return "", false
+		}
+		out = append(out, byte(v))
+		i += 2
+	}
+	return string(out), true
+}
+
+// xtext is the way back.
+func xtext(s string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c > ' ' && c < 0x7f && c != '+' && c != '=' {
+			b.WriteByte(c)
+		} else {
+			b.WriteByte('+')
+			b.WriteByte(hex[c>>4])
+			b.WriteByte(hex[c&15])
+		}
+	}
+	return b.String()
+}
+
+// cutWord takes the first word of s, which begins with one.
+func cutWord(s string) (word, rest string) {
+	i := strings.IndexAny(s, " \t")
+	if i < 0 {
+		return s, ""
+	}
+	return s[:i], strings.TrimLeft(s[i:], " \t")
+}
+
+// upper is strings.ToUpper for ASCII; short words that are capitals already
+// cost nothing.
+func upper(s string) string {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= 'a' && s[i] <= 'z' {
+			return strings.ToUpper(s)
+		}
+	}
+	return s
+}

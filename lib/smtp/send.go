@@ -1,0 +1,478 @@
+package smtp
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"angarium/lib/agent"
+	"angarium/lib/dsn"
+)
+
+// Send transfers a message, pipelined where the server allows, and answers for
+// each recipient, in order.
+func (c *Client) Send(ctx context.Context, m *Message) []Answer {
+	t := &transfer{c: c, m: m, answers: make([]Answer, len(m.Recipients))}
+	defer c.watch(ctx)()
+	if err := t.run(ctx); err != nil {
+		for i := range t.answers {
+			if a := &t.answers[i]; a.Err == nil && a.Reply == "" {
+				a.Err = err
+			}
+		}
+	}
+	return t.answers
+}
+
+// transfer is one message under way.
+type transfer struct {
+	c        *Client
+	m        *Message
+	answers  []Answer
+	accepted []int // recipients that the server took at RCPT
+}
+
+// maxGroup is how many bytes of commands are sent before answers are read: more
+// could block both sides (RFC 2920, 3.1 talks of the TCP window).
+const maxGroup = 8 << 10
+
+// run returns an error that is everybody's who has no answer of his own.
+func (t *transfer) run(ctx context.Context) error {
+	c := t.c
+	mail, err := t.mailCommand()
+	if err != nil {
+		return err
+	}
+	_, pipelining := c.ext["PIPELINING"]
+	chunking := false
+	if t.m.Chunking {
+		_, chunking = c.ext["CHUNKING"]
+	}
+	if pipelining {
+		return t.pipelined(ctx, mail, chunking)
+	}
+	return t.stepwise(ctx, mail, chunking)
+}
+
+// mailCommand makes MAIL with what the server understands.
+func (t *transfer) mailCommand() (string, error) {
+	c, m := t.c, t.m
+	var b strings.Builder
+	b.WriteString("MAIL FROM:<" + m.From.Quoted() + ">")
+	if limit, ok := c.ext["SIZE"]; ok {
+		n, err := strconv.ParseInt(limit, 10, 64)
+		if err == nil && n > 0 && m.Size > n {
+			return "", dsn.New(552, "5.3.4", "message size %d exceeds size limit %d of server %s", m.Size, n, c.o.Host)
+		}
+		if m.Size > 0 {
+			b.WriteString(" SIZE=" + strconv.FormatInt(m.Size, 10))
+		}
+	}
+	if _, ok := c.ext["8BITMIME"]; ok && m.Body != "" {
+		b.WriteString(" BODY=" + m.Body)
+	}
+	if m.SMTPUTF8 {
+		if _, ok := c.ext["SMTPUTF8"]; !ok {
+			return "", dsn.New(550, "5.6.7", "SMTPUTF8 is required, but was not offered by host %s", c.o.Host)
+		}
+		b.WriteString(" SMTPUTF8")
+	}
+	if _, ok := c.ext["DSN"]; ok {
+		if m.Ret != "" {
+			b.WriteString(" RET=" + m.Ret)
+		}
+		if m.EnvID != "" {
+			b.WriteString(" ENVID=" + xtext(m.EnvID))
+		}
+	}
+	return b.String(), nil
+}
+
+// rcptCommand makes RCPT.
+func (t *transfer) rcptCommand(e *Envelope) string {
+	cmd := "RCPT TO:<" + e.To.Quoted() + ">"
+	if _, ok := t.c.ext["DSN"]; !ok {
+		return cmd
+	}
+	if e.ORCPT != "" {
+		if kind, addr, ok := strings.Cut(e.ORCPT, ";"); ok {
+			cmd += " ORCPT=" + kind + ";" + xtext(addr)
+		}
+	}
+	if e.Notify != 0 {
+		cmd += " NOTIFY=" + notifyWords(e.Notify)
+	}
+	return cmd
+}
+
+func notifyWords(n agent.Notify) string {
+	if n&agent.NotifyNever != 0 {
+		return "NEVER"
+	}
+	var words []string
+	for _, w := range []struct {
+		bit  agent.Notify
+		word string
+	}{{agent.NotifySuccess, "SUCCESS"}, {agent.NotifyFailure, "FAILURE"}, {agent.NotifyDelay, "DELAY"}} {
+		if n&w.bit != 0 {
+			words = append(words, w.word)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+const (
+	sendingMail  = "sending MAIL FROM"
+	sendingRcpt  = "sending RCPT TO"
+	sendingData  = "sending DATA command"
+	sendingBody  = "sending message body"
+	sendingDot   = "sending end of data -- message may be sent more than once"
+	mailPhase    = "MAIL FROM command"
+	rcptPhase    = "RCPT TO command"
+	dataPhase    = "DATA command"
+	endPhase     = "end of DATA command"
+	bdatPhase    = "BDAT command"
+	fiveMinutes  = 300 * time.Second
+	defaultInit  = 120 * time.Second
+	defaultXfer  = 180 * time.Second
+	defaultDone  = 600 * time.Second
+	bodyBuffer   = 32 << 10
+	normalLength = 998
+)
+
+// stepwise waits for each answer.
+func (t *transfer) stepwise(ctx context.Context, mail string, chunking bool) error {
+	c := t.c
+	r, err := c.step(ctx, c.o.MailTimeout, fiveMinutes, mail, sendingMail)
+	if err != nil {
+		return err
+	}
+	if r.code/100 != 2 {
+		return c.fail(r, mailPhase)
+	}
+	for i := range t.m.Recipients {
+		r, err := c.step(ctx, c.o.RcptTimeout, fiveMinutes, t.rcptCommand(&t.m.Recipients[i]), sendingRcpt)
+		if err != nil {
+			return err
+		}
+		t.rcptReply(i, r)
+	}
+	if len(t.accepted) == 0 {
+		return nil
+	}
+	if chunking {
+		return t.chunks(ctx)
+	}
+	if r, err = c.step(ctx, c.o.DataInitTimeout, defaultInit, "DATA", sendingData); err != nil {
+		return err
+	}
+	if r.code != 354 {
+		return c.fail(r, dataPhase)
+	}
+	return t.content(ctx)
+}
+
+// rcptReply notes the answer for one recipient.
+func (t *transfer) rcptReply(i int, r *reply) {
+	if r.code/100 == 2 {
+		t.accepted = append(t.accepted, i)
+		return
+	}
+	// 552 is 452 said badly: RFC 5321, 4.5.3.1.10.
+	e := t.c.fail(r, rcptPhase)
+	if r.code == 552 && r.status[0] == 0 {
+		e.Reply, e.Code = 452, [3]int{4, 5, 3}
+	}
+	t.answers[i] = Answer{Err: e, Reply: r.String()}
+}
+
+// pipelined sends MAIL, all RCPT and DATA in groups, RFC 2920.
+func (t *transfer) pipelined(ctx context.Context, mail string, chunking bool) error {
+	c := t.c
+	c.out = append(append(c.out[:0], mail...), '\r', '\n')
+	rcpts := t.m.Recipients
+	sent, read := 0, 0
+	var refused *dsn.Error // MAIL was not taken
+	asked := false         // DATA is on its way
+	for first := true; ; first = false {
+		for sent < len(rcpts) && len(c.out) < maxGroup {
+			c.out = append(append(c.out, t.rcptCommand(&rcpts[sent])...), '\r', '\n')
+			sent++
+		}
+		if sent == len(rcpts) && !chunking && len(c.out) < maxGroup {
+			c.out = append(c.out, "DATA\r\n"...)
+			asked = true
+		}
+		c.deadline(ctx, c.o.MailTimeout, fiveMinutes)
+		if _, err := c.conn.Write(c.out); err != nil {
+			return c.lost(ctx, err, sendingMail)
+		}
+		c.out = c.out[:0]
+		if first {
+			r, err := c.read()
+			if err != nil {
+				return c.lost(ctx, err, sendingMail)
+			}
+			if r.code/100 != 2 {
+				refused = c.fail(r, mailPhase)
+			}
+		}
+		for ; read < sent; read++ {
+			c.deadline(ctx, c.o.RcptTimeout, fiveMinutes)
+			r, err := c.read()
+			switch {
+			case err != nil && refused != nil:
+				c.broken = true
+				return refused
+			case err != nil:
+				return c.lost(ctx, err, sendingRcpt)
+			case refused == nil:
+				t.rcptReply(read, r)
+			}
+		}
+		if read == len(rcpts) && (asked || chunking || refused != nil) {
+			break
+		}
+	}
+	if chunking {
+		if refused != nil {
+			return refused
+		}
+		if len(t.accepted) == 0 {
+			return nil
+		}
+		return t.chunks(ctx)
+	}
+	return t.dataReply(ctx, refused, asked)
+}
+
+// dataReply reads the answer to a pipelined DATA.
+func (t *transfer) dataReply(ctx context.Context, refused *dsn.Error, asked bool) error {
+	c := t.c
+	if !asked {
+		return refused
+	}
+	c.deadline(ctx, c.o.DataInitTimeout, defaultInit)
+	r, err := c.read()
+	switch {
+	case err != nil && refused != nil:
+		c.broken = true
+		return refused
+	case err != nil:
+		return c.lost(ctx, err, sendingData)
+	case r.code == 354 && (refused != nil || len(t.accepted) == 0):
+		// The server wants a message that nobody would get. RFC 2920, 3.1:
+		// an empty one, which it must refuse.
+		return t.sendNothing(ctx, refused)
+	case refused != nil:
+		return refused
+	case len(t.accepted) == 0:
+		return nil
+	case r.code != 354:
+		return c.fail(r, dataPhase)
+	}
+	return t.content(ctx)
+}
+
+func (t *transfer) sendNothing(ctx context.Context, refused *dsn.Error) error {
+	c := t.c
+	c.deadline(ctx, c.o.DataDoneTimeout, defaultDone)
+	_, err := c.conn.Write([]byte(".\r\n"))
+	if err == nil {
+		n := 1
+		if c.o.LMTP {
+			n = len(t.accepted)
+		}
+		for ; n > 0 && err == nil; n-- {
+			_, err = c.read()
+		}
+	}
+	if err != nil {
+		c.broken = true
+	}
+	if refused == nil {
+		return nil
+	}
+	return refused
+}
+
+// content sends the message after 354 and takes the last answers.
+func (t *transfer) content(ctx context.Context) error {
+	c := t.c
+	w := newStuffer(c.o.LineLimit)
+	buf := make([]byte, bodyBuffer)
+	for {
+		n, rerr := t.m.Content.Read(buf)
+		w.write(buf[:n])
+		if rerr != nil && rerr != io.EOF {
+			// Half a message must not be delivered: the connection ends
+			// without the dot.
+			_ = c.Close()
+			return &dsn.Error{Code: [3]int{4, 3, 0}, Text: "queue file read error", Err: rerr}
+		}
+		if rerr == io.EOF {
+			w.finish()
+		}
+		if len(w.out) >= bodyBuffer || rerr == io.EOF {
+			c.deadline(ctx, c.o.DataXferTimeout, defaultXfer)
+			if _, err := c.conn.Write(w.out); err != nil {
+				return c.bodyLost(ctx, err)
+			}
+			w.out = w.out[:0]
+		}
+		if rerr == io.EOF {
+			break
+		}
+	}
+	return t.finalReplies(ctx, endPhase)
+}
+
+// bodyLost looks whether a server that closed while we were sending said why.
+func (c *Client) bodyLost(ctx context.Context, err error) error {
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
+	if r, rerr := c.read(); rerr == nil && r.code >= 400 {
+		c.broken = true
+		return c.fail(r, sendingBody)
+	}
+	return c.lost(ctx, err, sendingBody)
+}
+
+// finalReplies reads the answer to the whole message, in LMTP one for each
+// recipient that was taken.
+func (t *transfer) finalReplies(ctx context.Context, phase string) error {
+	c := t.c
+	var r *reply
+	for n, i := range t.accepted {
+		if n == 0 || c.o.LMTP {
+			c.deadline(ctx, c.o.DataDoneTimeout, defaultDone)
+			var err error
+			if r, err = c.read(); err != nil {
+				return c.lost(ctx, err, sendingDot)
+			}
+		}
+		t.answers[i] = Answer{Reply: r.String()}
+		if r.code/100 != 2 {
+			t.answers[i].Err = c.fail(r, phase)
+		}
+	}
+	return nil
+}
+
+// chunks sends the message as BDAT, RFC 3030. Line ends become CRLF there, too.
+func (t *transfer) chunks(ctx context.Context) error {
+	c := t.c
+	w := newStuffer(c.o.LineLimit)
+	w.plain = true
+	buf := make([]byte, bodyBuffer)
+	for {
+		n, rerr := t.m.Content.Read(buf)
+		if rerr != nil && rerr != io.EOF {
+			_ = c.Close()
+			return &dsn.Error{Code: [3]int{4, 3, 0}, Text: "queue file read error", Err: rerr}
+		}
+		w.write(buf[:n])
+		last := rerr == io.EOF
+		if last {
+			w.finish()
+		}
+		if !last && len(w.out) < 4*bodyBuffer {
+			continue
+		}
+		cmd := "BDAT " + strconv.Itoa(len(w.out))
+		if last {
+			cmd += " LAST"
+		}
+		c.deadline(ctx, c.o.DataXferTimeout, defaultXfer)
+		c.out = append(append(c.out[:0], cmd...), '\r', '\n')
+		c.out = append(c.out, w.out...)
+		if _, err := c.conn.Write(c.out); err != nil {
+			return c.bodyLost(ctx, err)
+		}
+		w.out = w.out[:0]
+		if last {
+			return t.finalReplies(ctx, bdatPhase)
+		}
+		r, err := c.read()
+		if err != nil {
+			return c.lost(ctx, err, sendingBody)
+		}
+		if r.code/100 != 2 {
+			return c.fail(r, bdatPhase)
+		}
+	}
+}
+
+// stuffer turns LF lines into the wire's form: CRLF, a dot before a dot, and
+// lines broken at the limit, the continuation beginning with a blank, as
+// smtp(8) does with smtp_line_length_limit.
+type stuffer struct {
+	out    []byte
+	limit  int
+	col    int // octets of the current line sent
+	plain  bool
+	inLine bool
+}
+
+func newStuffer(limit int) *stuffer {
+	if limit == 0 {
+		limit = normalLength
+	}
+	return &stuffer{limit: limit, out: make([]byte, 0, bodyBuffer+bodyBuffer/8)}
+}
+
+func (s *stuffer) write(p []byte) {
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		line := p
+		if i >= 0 {
+			line = p[:i]
+		}
+		s.text(line)
+		if i < 0 {
+			return
+		}
+		s.newline()
+		p = p[i+1:]
+	}
+}
+
+func (s *stuffer) newline() {
+	s.out = append(s.out, '\r', '\n')
+	s.inLine, s.col = false, 0
+}
+
+func (s *stuffer) text(line []byte) {
+	for len(line) > 0 {
+		if !s.inLine {
+			if line[0] == '.' && !s.plain {
+				s.out = append(s.out, '.')
+			}
+			s.inLine = true
+		}
+		n := len(line)
+		if s.limit > 0 && s.col+n > s.limit {
+			n = s.limit - s.col
+			if n <= 0 {
+				s.out = append(s.out, '\r', '\n', ' ')
+				s.col = 1
+				continue
+			}
+		}
+		s.out = append(s.out, line[:n]...)
+		s.col += n
+		line = line[n:]
+	}
+}
+
+// finish ends the last line and, in DATA, the message.
+func (s *stuffer) finish() {
+	if s.inLine {
+		s.newline()
+	}
+	if !s.plain {
+		s.out = append(s.out, '.', '\r', '\n')
+	}
+}
