@@ -2,6 +2,8 @@ package main
 
 import (
 	"angarium/cmd/postcat"
+	"angarium/cmd/postlog"
+	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
 	"angarium/lib/cli"
 )
@@ -10,5 +12,7 @@ import (
 var commands = map[string]cli.Main{
 	"postalias": postmap.AliasMain,
 	"postcat":   postcat.Main,
+	"postlog":   postlog.Main,
+	"postlogd":  postlogd.Main,
 	"postmap":   postmap.Main,
 }
