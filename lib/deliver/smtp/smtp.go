@@ -1,0 +1,522 @@
+// Package smtp delivers to other mail servers by SMTP, and by LMTP, which
+// Postfix' two programs of that name have in common as well.
+//
+// For one request it tries the next hops in turn, for each its addresses in the
+// order of preference (RFC 5321, 5.1), over a kept connection where there is
+// one, until every recipient has an answer. What happened on the way (a dead
+// host) goes to the log; the last reason is the recipient's.
+//
+// It promises that only a server's own 5xx, or the DNS's certain "no such
+// domain", is permanent. It does not know the queue, nor when to try again.
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+	"angarium/lib/dns"
+	"angarium/lib/dsn"
+	"angarium/lib/smtp"
+	"angarium/lib/tlsconf"
+)
+
+// Resolver is what of lib/dns is needed.
+type Resolver interface {
+	MX(ctx context.Context, domain string) ([]dns.MX, error)
+	Addrs(ctx context.Context, host string, f dns.Family) ([]netip.Addr, error)
+	Native(ctx context.Context, host string, f dns.Family) ([]netip.Addr, error)
+}
+
+// Config holds the values of one service line ("smtp", "relay", "lmtp").
+type Config struct {
+	LMTP     bool
+	Hostname string // myhostname
+	Helo     string // smtp_helo_name; "": Hostname
+	Resolver Resolver
+
+	Native        bool   // smtp_host_lookup begins with native, or DNS is disabled
+	NoMX          bool   // disable_dns_lookups, smtp_dns_support_level = disabled
+	IgnoreMXError bool   // ignore_mx_lookup_error
+	Family        string // smtp_address_preference: any ipv4 ipv6
+	Protocols     dns.Family
+	KeepOrder     bool // smtp_randomize_addresses = no
+	AddressLimit  int  // smtp_mx_address_limit; 0: none
+	SessionLimit  int  // smtp_mx_session_limit; 0: none
+	Port          string
+	OwnAddresses  []netip.Addr // inet_interfaces, proxy_interfaces
+	BestMX        string       // best_mx_transport
+	Fallback      []string     // smtp_fallback_relay
+	Bind4, Bind6  netip.Addr
+
+	ConnectTimeout time.Duration // 0: none but the kernel's
+	Client         smtp.ClientOptions
+	KeepGreeting5x bool // smtp_skip_5xx_greeting = no: a 5xx greeting is final
+	Deadline       time.Duration
+
+	TLSLevel string // "", "none", "may", "encrypt", "verify", "secure"
+	// TLS makes the configuration for a host; nil: no TLS.
+	TLS func(host string) (*tls.Config, error)
+	// TLSLog: smtp_tls_loglevel is at least 1.
+	TLSLog     bool
+	TLSWrapper bool // smtp_tls_wrappermode
+
+	// Auth returns how to log in at a next hop (nil: not at all), with the
+	// mechanisms the server offers and whether the connection is encrypted.
+	Auth func(ctx context.Context, nexthop, host string, sender address.Address, offered []string, secure bool) (smtp.ClientExchange, error)
+
+	CacheTime  time.Duration // smtp_connection_cache_time_limit; 0: no reuse
+	ReuseTime  time.Duration // smtp_connection_reuse_time_limit
+	ReuseCount int           // smtp_connection_reuse_count_limit; 0: none
+	CacheAll   bool          // also without more mail near (smtp_connection_cache_destinations)
+
+	AssumeFinal bool // lmtp_assume_final
+}
+
+// Agent delivers by SMTP or LMTP. Deliver is its agent.Agent.
+type Agent struct {
+	c     Config
+	cache cache
+}
+
+// New returns an agent for c.
+func New(c Config) *Agent {
+	if c.Port == "" {
+		c.Port = "25"
+		if c.LMTP {
+			c.Port = "24"
+		}
+	}
+	if c.Helo == "" {
+		c.Helo = c.Hostname
+	}
+	if c.ReuseTime == 0 {
+		c.ReuseTime = 300 * time.Second
+	}
+	return &Agent{c: c, cache: cache{idle: map[string][]*session{}, limit: c.CacheTime}}
+}
+
+// Close ends idle connections.
+func (a *Agent) Close() { a.cache.close() }
+
+// place is one address of a next hop, ready to be connected to.
+type place struct {
+	network, address string
+	host             string // as the name was looked up
+	port             string
+	name             string // "mx.example.org[192.0.2.1]"
+	relay            string // with the port, for the log
+}
+
+func (a *Agent) tcp(host string, ip netip.Addr, port string) place {
+	p := place{network: "tcp", host: host, port: port, address: net.JoinHostPort(ip.String(), port)}
+	p.name = host + "[" + ip.String() + "]"
+	p.relay = p.name + ":" + port
+	return p
+}
+
+// delivery is one request under way.
+type delivery struct {
+	*Agent
+	r       *agent.Request
+	results []agent.Result
+	left    []int // recipients without an answer
+	last    error // why the hop before gave nothing
+	began   time.Time
+	site    bool
+}
+
+// Deliver is an agent.Agent.
+func (a *Agent) Deliver(ctx context.Context, r *agent.Request) []agent.Result {
+	d := &delivery{Agent: a, r: r, results: make([]agent.Result, len(r.Recipients)), began: time.Now(), site: true}
+	for i := range r.Recipients {
+		d.left = append(d.left, i)
+	}
+	hops := splitHops(r.NextHop)
+	first := len(hops)
+	if !a.c.LMTP {
+		hops = append(hops, a.c.Fallback...)
+	}
+	for i, hop := range hops {
+		if len(d.left) == 0 || ctx.Err() != nil {
+			break
+		}
+		if i >= first && d.last != nil && dsn.Permanent(d.last) && !lookupFailed(d.last) {
+			break
+		}
+		d.hop(ctx, hop, i == len(hops)-1)
+	}
+	if len(d.left) > 0 {
+		err := d.last
+		if err == nil {
+			err = dsn.From(ctx.Err(), "delivery interrupted")
+		}
+		for _, i := range d.left {
+			d.fail(i, err, "none", time.Since(d.began), 0)
+		}
+	}
+	return d.results
+}
+
+func splitHops(s string) []string {
+	hops := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' })
+	if len(hops) == 0 {
+		return []string{s}
+	}
+	return hops
+}
+
+func lookupFailed(err error) bool {
+	var e *dns.Error
+	return errors.As(err, &e)
+}
+
+func (d *delivery) fail(i int, err error, relay string, setup, transmit time.Duration) {
+	d.results[i] = agent.Result{Err: err, Relay: relay, Setup: setup, Transmit: transmit, Site: d.site}
+}
+
+// hop tries one next hop. Recipients it leaves have no final answer yet.
+func (d *delivery) hop(ctx context.Context, hop string, lastHop bool) {
+	places, err := d.places(ctx, hop)
+	if err != nil {
+		d.last = err
+		return
+	}
+	sessions := 0
+	for i, p := range places {
+		if len(d.left) == 0 || ctx.Err() != nil {
+			return
+		}
+		if d.c.SessionLimit > 0 && sessions >= d.c.SessionLimit {
+			return
+		}
+		final := lastHop && (i == len(places)-1 || d.c.SessionLimit > 0 && sessions == d.c.SessionLimit-1)
+		if d.try(ctx, hop, p, final) {
+			sessions++
+		}
+	}
+}
+
+// try carries the message to one address. It reports whether a session came
+// about, which counts against smtp_mx_session_limit.
+func (d *delivery) try(ctx context.Context, hop string, p place, final bool) bool {
+	start := time.Now()
+	s := d.cache.take(p)
+	if s == nil {
+		var err error
+		if s, err = d.open(ctx, hop, p); err != nil {
+			d.note(p, err)
+			return !errors.Is(err, errConnect)
+		}
+	} else {
+		s.used++
+	}
+	d.transfer(ctx, s, p, final, start)
+	if s.client.Broken() {
+		s.client.Close()
+	} else if !d.keep(s, p) {
+		s.quit()
+	}
+	return true
+}
+
+func (d *delivery) keep(s *session, p place) bool {
+	if d.c.CacheTime <= 0 || !(d.r.More || d.c.CacheAll) || time.Since(s.began) > d.c.ReuseTime ||
+		d.c.ReuseCount > 0 && s.used >= d.c.ReuseCount {
+		return false
+	}
+	d.cache.put(p, s)
+	return true
+}
+
+// errConnect marks that no connection came about.
+var errConnect = errors.New("no connection")
+
+// note remembers why a place did not work, and tells the log: where there are
+// several, only the last reason would be seen otherwise.
+func (d *delivery) note(p place, err error) {
+	var e *dsn.Error
+	if errors.As(err, &e) && e.Code[0] == 5 && !d.c.KeepGreeting5x {
+		// smtp_skip_5xx_greeting: a server that turns everybody away now is
+		// no verdict about this message.
+		c := *e
+		c.Code[0] = 4
+		err = &c
+	}
+	if errors.Is(err, errConnect) {
+		d.r.Log.Infof("%s", err.Error())
+	} else {
+		d.r.Log.Infof("%s: %s", d.r.QueueID, err.Error())
+	}
+	d.last = err
+}
+
+// connectError has the words of smtp(8).
+func connectError(p place, err error) error {
+	e := dsn.New(0, "4.4.1", "connect to %s: %s", p.relay, reason(err))
+	e.Err = fmt.Errorf("%w: %w", errConnect, err)
+	return e
+}
+
+func reason(err error) string {
+	var no syscall.Errno
+	switch {
+	case errors.As(err, &no):
+		return strerror(no)
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return "Connection timed out"
+	case errors.Is(err, context.Canceled):
+		return "Operation canceled"
+	}
+	return err.Error()
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// strerror is errno in the C library's words, which begin with a capital.
+func strerror(no syscall.Errno) string {
+	s := no.Error()
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// open connects, greets, secures and logs in.
+func (d *delivery) open(ctx context.Context, hop string, p place) (*session, error) {
+	s, err := d.connect(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.secure(ctx, s, p); err != nil {
+		s.client.Close()
+		if d.c.TLSLevel != "may" || !errors.Is(err, errTLS) {
+			return nil, err
+		}
+		// Level "may": what can't be secured goes in clear, on a new connection.
+		d.r.Log.Infof("%s: %s", d.r.QueueID, err.Error())
+		if s, err = d.connect(ctx, p); err != nil {
+			return nil, err
+		}
+		if err := s.client.Hello(ctx); err != nil {
+			s.client.Close()
+			return nil, err
+		}
+	}
+	if err := d.login(ctx, s, hop, p); err != nil {
+		s.client.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (d *delivery) connect(ctx context.Context, p place) (*session, error) {
+	if d.c.ConnectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.c.ConnectTimeout)
+		defer cancel()
+	}
+	dialer := net.Dialer{}
+	if bind := d.bind(p); bind.IsValid() {
+		dialer.LocalAddr = &net.TCPAddr{IP: bind.AsSlice()}
+	}
+	conn, err := dialer.DialContext(ctx, p.network, p.address)
+	if err != nil {
+		return nil, connectError(p, err)
+	}
+	o := d.c.Client
+	o.LMTP, o.Helo, o.Host = d.c.LMTP, d.c.Helo, p.name
+	return &session{conn: conn, client: smtp.NewClient(conn, o), began: time.Now(), used: 1}, nil
+}
+
+func (d *delivery) bind(p place) netip.Addr {
+	host, _, err := net.SplitHostPort(p.address)
+	if p.network != "tcp" || err != nil {
+		return netip.Addr{}
+	}
+	if strings.IndexByte(host, ':') >= 0 {
+		return d.c.Bind6
+	}
+	return d.c.Bind4
+}
+
+var errTLS = errors.New("no TLS")
+
+// secure greets and, as the level says, begins TLS.
+func (d *delivery) secure(ctx context.Context, s *session, p place) error {
+	level := d.c.TLSLevel
+	must := level != "" && level != "none" && level != "may"
+	if d.c.TLS == nil || level == "" || level == "none" || p.network == "unix" && !must {
+		return s.client.Hello(ctx)
+	}
+	conf, err := d.c.TLS(p.host)
+	if err != nil {
+		if must {
+			return dsn.From(err, "TLS is required, but our TLS engine is unavailable")
+		}
+		return s.client.Hello(ctx)
+	}
+	if d.c.TLSWrapper {
+		if err := s.client.Handshake(ctx, conf); err != nil {
+			return err
+		}
+		d.logTLS(s, p, conf)
+		return s.client.Hello(ctx)
+	}
+	if err := s.client.Hello(ctx); err != nil {
+		return err
+	}
+	if _, ok := s.client.Extension("STARTTLS"); !ok {
+		if must {
+			return dsn.New(0, "4.7.4", "TLS is required, but was not offered by host %s", p.name)
+		}
+		return nil
+	}
+	if err := s.client.StartTLS(ctx, conf); err != nil {
+		e := *dsn.From(err, "Cannot start TLS: handshake failure")
+		e.Err = fmt.Errorf("%w: %w", errTLS, err)
+		e.Code[0] = 4
+		return &e
+	}
+	d.logTLS(s, p, conf)
+	return nil
+}
+
+func (d *delivery) logTLS(s *session, p place, conf *tls.Config) {
+	if !d.c.TLSLog || s.client.TLS() == nil {
+		return
+	}
+	trust := "Verified"
+	if conf.InsecureSkipVerify {
+		trust = "Untrusted"
+	}
+	d.r.Log.Infof("%s TLS connection established to %s: %s", trust, p.relay, tlsconf.Describe(s.client.TLS()))
+}
+
+func (d *delivery) login(ctx context.Context, s *session, hop string, p place) error {
+	if d.c.Auth == nil {
+		return nil
+	}
+	params, offered := s.client.Extension("AUTH")
+	x, err := d.c.Auth(ctx, hop, p.host, d.r.Sender, strings.Fields(params), s.client.TLS() != nil)
+	if err != nil {
+		return dsn.From(err, "SASL authentication failed; cannot authenticate to server "+p.name)
+	}
+	if x == nil || !offered {
+		return nil
+	}
+	if err := s.client.Auth(ctx, x); err != nil {
+		e := *dsn.From(err, "SASL authentication failed")
+		e.Text = "SASL authentication failed; server " + p.name + " said: " + e.Error()
+		if e.Remote != nil {
+			e.Text = "SASL authentication failed; server " + p.name + " said: " + e.Remote.Reply
+			e.Remote = nil
+		}
+		e.Code[0] = 4 // a wrong password is for us to repair, not the sender's fault
+		return &e
+	}
+	return nil
+}
+
+// transfer sends the message over s. On a place that is not the final one,
+// recipients with a temporary failure are left for the next.
+func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool, start time.Time) {
+	d.site = false
+	if d.r.SMTPUTF8 {
+		if _, ok := s.client.Extension("SMTPUTF8"); !ok {
+			e := dsn.New(0, "5.6.7", "SMTPUTF8 is required, but was not offered by host %s", p.name)
+			for _, i := range d.left {
+				d.fail(i, e, p.relay, time.Since(start), 0)
+			}
+			d.left = nil
+			return
+		}
+	}
+	m := &smtp.Message{
+		From: d.r.Sender, Size: d.r.Message.Size(), SMTPUTF8: d.r.SMTPUTF8,
+		EnvID: d.r.EnvID, Ret: d.r.Ret, Content: d.r.Message.Content(),
+	}
+	switch d.r.Encoding {
+	case "8bit":
+		m.Body = "8BITMIME"
+	case "7bit":
+		m.Body = "7BIT"
+	}
+	_, hasDSN := s.client.Extension("DSN")
+	for _, i := range d.left {
+		rc := &d.r.Recipients[i]
+		m.Recipients = append(m.Recipients, smtp.Envelope{To: rc.Address, Notify: rc.Notify, ORCPT: rc.ORCPT})
+	}
+	setup := time.Since(start)
+	sent := time.Now()
+	answers := s.client.Send(ctx, m)
+	if c, ok := m.Content.(io.Closer); ok {
+		c.Close()
+	}
+	transmit := time.Since(sent)
+
+	var again []int
+	for n, i := range d.left {
+		if n >= len(answers) {
+			again = append(again, i)
+			continue
+		}
+		err := answers[n].Err
+		if err != nil && !final && !dsn.Permanent(err) {
+			again = append(again, i)
+			d.last = err
+			continue
+		}
+		res := agent.Result{Err: err, Relay: p.relay, Reuse: s.used, Setup: setup, Transmit: transmit}
+		if err == nil {
+			res.Text = answers[n].Reply
+			res.Status = status(answers[n].Reply)
+			res.Action = d.action(hasDSN)
+		}
+		d.results[i] = res
+	}
+	if len(again) > 0 && d.last != nil {
+		d.r.Log.Infof("%s: %s", d.r.QueueID, d.last.Error())
+	}
+	d.left = again
+}
+
+// action is who reports success, RFC 3461, 5.2.2 and RFC 2033.
+func (d *delivery) action(hasDSN bool) string {
+	switch {
+	case hasDSN:
+		return ""
+	case d.c.LMTP && d.c.AssumeFinal:
+		return "delivered"
+	}
+	return "relayed"
+}
+
+// status takes the enhanced code from a reply, "250 2.0.0 Ok".
+func status(reply string) string {
+	words := strings.Fields(reply)
+	if len(words) > 1 {
+		if code, err := dsn.ParseCode(words[1]); err == nil && code[0] == 2 {
+			return words[1]
+		}
+	}
+	return "2.0.0"
+}
+
+// shuffle mixes the hosts of equal preference.
+func shuffle[T any](list []T) {
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+}
