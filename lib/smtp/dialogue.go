@@ -39,8 +39,8 @@ func (c *Conn) serve(begin func(*Conn) Session) {
 			return
 		}
 	}
-	if err := c.greet(); err == nil {
-		err = c.commands()
+	if c.greet() == nil {
+		_ = c.commands()
 	}
 	_ = c.flush()
 }

@@ -98,7 +98,7 @@ func parseMailbox(s string) (address.Address, bool) {
 			}
 			i += j
 		case '\\':
-			if i++; i == len(s) || s[i] < ' ' {
+			if i++; i == len(s) || s[i] < ' ' || s[i] == 0x7f {
 				return none, false
 			}
 			out = append(out, s[i])
@@ -312,11 +312,11 @@ func parseNotify(value string) (n agent.Notify, ok bool) {
 
 // unxtext is RFC 3461, 4: "+2B" for "+".
 func unxtext(s string) (string, bool) {
-	if strings.IndexByte(s, '+') < 0 {
-		return s, true
-	}
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return "", false
+		}
 		if s[i] != '+' {
 			out = append(out, s[i])
 			continue
@@ -325,7 +325,7 @@ func unxtext(s string) (string, bool) {
 			return "", false
 		}
 		v, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
-		if err != nil || v < ' ' {
+		if err != nil || v < ' ' || v == 0x7f {
 			return "", false
 		}
 		out = append(out, byte(v))
