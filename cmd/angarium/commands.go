@@ -5,6 +5,7 @@ import (
 	"angarium/cmd/postlog"
 	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
+	"angarium/cmd/postsuper"
 	"angarium/lib/cli"
 )
 
@@ -15,4 +16,5 @@ var commands = map[string]cli.Main{
 	"postlog":   postlog.Main,
 	"postlogd":  postlogd.Main,
 	"postmap":   postmap.Main,
+	"postsuper": postsuper.Main,
 }

@@ -10,11 +10,11 @@ import (
 
 var _ agent.Message = (*Message)(nil)
 
-// Reader reads the content of a message. It is not safe for concurrent use; each
+// ContentReader reads the content of a message. It is not safe for concurrent use; each
 // goroutine takes its own from Content.
 type ContentReader struct {
 	m    *Message
-	w    *walker
+	w    *Walker
 	room *[]byte
 	rest []byte // of the line begun
 	end  bool   // rest is to be followed by LF
@@ -42,7 +42,7 @@ func (c *ContentReader) Line() (part []byte, complete bool, err error) {
 		c.room = rooms.Get().(*[]byte)
 		c.w = newWalker(c.m.f, c.m.sizes.offset, *c.room)
 	}
-	t, data, at, err := c.w.next()
+	t, data, at, err := c.w.Next()
 	switch {
 	case err != nil:
 		c.err = c.m.bad(err, "unexpected end of file")

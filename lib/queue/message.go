@@ -14,10 +14,11 @@ import (
 	"angarium/lib/safefile"
 )
 
-// walker reads the records of a queue file by position, and follows pointers and
-// passes over padding, which milters leave behind. It shares the descriptor with
-// other walkers.
-type walker struct {
+// Walker reads the records of a queue file by position. Unless it is Raw it follows
+// pointers and passes over padding, which milters leave behind. Walkers of one file
+// are independent of each other.
+type Walker struct {
+	Raw    bool
 	r      io.ReaderAt
 	buf    []byte
 	lo, hi int   // unread part of buf
@@ -30,13 +31,20 @@ const (
 	maxJumps = 100_000 // a file whose pointers form a ring must not hold us
 )
 
-func newWalker(r io.ReaderAt, off int64, room []byte) *walker {
-	return &walker{r: r, buf: room, base: off}
+// NewWalker reads records of r from offset off on.
+func NewWalker(r io.ReaderAt, off int64) *Walker {
+	return newWalker(r, off, make([]byte, walkSize))
 }
 
-func (w *walker) pos() int64 { return w.base + int64(w.lo) }
+func newWalker(r io.ReaderAt, off int64, room []byte) *Walker {
+	return &Walker{r: r, buf: room, base: off}
+}
 
-func (w *walker) seek(off int64) {
+// Pos is where the next record lies.
+func (w *Walker) Pos() int64 { return w.base + int64(w.lo) }
+
+// Goto makes the record at off the next one.
+func (w *Walker) Goto(off int64) {
 	if d := off - w.base; d >= 0 && d <= int64(w.hi) {
 		w.lo = int(d)
 		return
@@ -45,7 +53,7 @@ func (w *walker) seek(off int64) {
 }
 
 // fill makes n unread octets available; io.EOF if there are none at all.
-func (w *walker) fill(n int) error {
+func (w *Walker) fill(n int) error {
 	if w.hi-w.lo >= n {
 		return nil
 	}
@@ -71,11 +79,14 @@ func (w *walker) fill(n int) error {
 	return nil
 }
 
-// next returns a record, where it lies, and its data, which is valid until the
-// next call.
-func (w *walker) next() (t Type, data []byte, at int64, err error) {
+// Next returns a record, where it lies, and its data, which is valid until the
+// next call. io.EOF is the end of the file.
+func (w *Walker) Next() (t Type, data []byte, at int64, err error) {
 	for {
 		if t, data, at, err = w.raw(); err != nil {
+			return
+		}
+		if w.Raw {
 			return
 		}
 		switch t {
@@ -87,7 +98,7 @@ func (w *walker) next() (t Type, data []byte, at int64, err error) {
 				return 0, nil, 0, fmt.Errorf("%w: bad pointer %.40q", ErrFormat, data)
 			}
 			if off != 0 {
-				w.seek(off)
+				w.Goto(off)
 			}
 			continue
 		}
@@ -95,8 +106,8 @@ func (w *walker) next() (t Type, data []byte, at int64, err error) {
 	}
 }
 
-func (w *walker) raw() (t Type, data []byte, at int64, err error) {
-	at = w.pos()
+func (w *Walker) raw() (t Type, data []byte, at int64, err error) {
+	at = w.Pos()
 	if err = w.fill(2); err != nil {
 		return
 	}
@@ -158,7 +169,7 @@ func (q *Queue) OpenMessage(dir Dir, id string) (*Message, error) {
 func ReadMessage(f *os.File) (*Message, error) {
 	m := &Message{f: f}
 	w := newWalker(f, 0, make([]byte, walkSize))
-	t, data, _, err := w.next()
+	t, data, _, err := w.Next()
 	if err != nil || t != TypeSize {
 		return nil, m.bad(err, "no size record at the beginning")
 	}
@@ -166,7 +177,7 @@ func ReadMessage(f *os.File) (*Message, error) {
 		return nil, fmt.Errorf("queue file %s: %w", f.Name(), err)
 	}
 	m.SendOpts = m.sizes.opts
-	m.start = w.pos()
+	m.start = w.Pos()
 	if err := m.readEnvelope(w); err != nil {
 		return nil, err
 	}
@@ -189,18 +200,18 @@ func (m *Message) bad(err error, text string) error {
 }
 
 // readEnvelope takes everything but recipients from both sections.
-func (m *Message) readEnvelope(w *walker) error {
+func (m *Message) readEnvelope(w *Walker) error {
 	sender := false
 	extracted := false
 	for n := 0; ; {
-		t, data, _, err := w.next()
+		t, data, _, err := w.Next()
 		if err != nil {
 			return m.bad(err, "unexpected end of file")
 		}
 		switch t {
 		case TypeMessage:
-			w.seek(m.sizes.offset + m.sizes.data)
-			if t, _, _, err = w.next(); err != nil || t != TypeExtra {
+			w.Goto(m.sizes.offset + m.sizes.data)
+			if t, _, _, err = w.Next(); err != nil || t != TypeExtra {
 				return m.bad(err, "no end of the content")
 			}
 			extracted = true
@@ -271,13 +282,13 @@ func (m *Message) Recipients(from int64, limit int) (list []agent.Recipient, nex
 	w := newWalker(m.f, from, make([]byte, 4<<10))
 	var r agent.Recipient
 	for len(list) < limit {
-		t, data, at, err := w.next()
+		t, data, at, err := w.Next()
 		if err != nil {
 			return list, from, m.bad(err, "unexpected end of file")
 		}
 		switch t {
 		case TypeMessage:
-			w.seek(m.sizes.offset + m.sizes.data)
+			w.Goto(m.sizes.offset + m.sizes.data)
 		case TypeEnd:
 			return list, -1, nil
 		case TypeAttr:
@@ -297,7 +308,7 @@ func (m *Message) Recipients(from int64, limit int) (list []agent.Recipient, nex
 			r.Address, r.Offset = address.Parse(string(data)), at
 			list = append(list, r)
 			r = agent.Recipient{}
-			from = w.pos()
+			from = w.Pos()
 		case TypeDone, TypeCanceled:
 			r = agent.Recipient{}
 		}
@@ -326,7 +337,7 @@ func (m *Message) MarkDone(r agent.Recipient) error {
 func (m *Message) ClearWarn() error {
 	w := newWalker(m.f, m.start, make([]byte, 4<<10))
 	for {
-		t, data, at, err := w.next()
+		t, data, at, err := w.Next()
 		switch {
 		case err != nil:
 			return m.bad(err, "unexpected end of file")
