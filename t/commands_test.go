@@ -36,13 +36,17 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"waitlog": cmdWaitlog,
 	"waitfor": cmdWaitfor,
 	"ask":     cmdAsk,
+	"mounted": cmdMounted,
 }
 
-// condition knows [user] and [root], and [peer:name] for the programs of other
+// condition knows [root], and [peer:name] for the programs of other
 // mail systems that a script compares with.
 func condition(name string) (bool, error) {
 	if path, ok := strings.CutPrefix(name, "peer:"); ok {
 		return peer(path) != "", nil
+	}
+	if name == "root" {
+		return os.Geteuid() == 0, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
@@ -112,6 +116,17 @@ func stop(ts *testscript.TestScript) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
+}
+
+// mounted dir: unmounts it when the script ends, after the server stopped.
+func cmdMounted(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Defer(func() {
+		stop(ts)
+		if err := syscall.Unmount(dir, 0); err != nil {
+			syscall.Unmount(dir, syscall.MNT_DETACH)
+		}
+	})
 }
 
 // kill9 postfix|cyrus|both: ends all processes of one or both halves at once,

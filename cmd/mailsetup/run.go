@@ -1,0 +1,174 @@
+package mailsetup
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"angarium/lib/cli"
+	"angarium/lib/conf/cyrusconf"
+	"angarium/lib/conf/maincf"
+	"angarium/lib/conf/mastercf"
+)
+
+// startTime is how long the listeners may take to answer.
+const startTime = 10 * time.Second
+
+// run keeps both halves of the server in the foreground and shows the log,
+// until a signal comes or one of them ends.
+func (s *setup) run(ctx context.Context, c *cli.Cmd) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	logFile, err := os.OpenFile(s.Log+"/mail.log", os.O_RDONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	if _, err := logFile.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
+	mta, err := start(s.Bin, "postfix", "-c", s.Postfix, "start-fg")
+	if err != nil {
+		return err
+	}
+	defer mta.end()
+	store, err := start(s.Bin, "cyrmaster", "-C", s.ImapdConf, "-M", s.CyrusConf, "-p", s.ConfigDirectory+"/master.pid")
+	if err != nil {
+		return err
+	}
+	defer store.end()
+	go follow(logFile, c.Stdout)
+	if err := s.waitForListeners(ctx, mta, store); err != nil {
+		return err
+	}
+	readme, err := os.ReadFile(s.Readme)
+	if err != nil {
+		return err
+	}
+	c.Printf("%s\nThe log follows; Ctrl-C ends.\n\n", readme)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-mta.done:
+		return fmt.Errorf("postfix ended: %v", mta.err)
+	case <-store.done:
+		return fmt.Errorf("cyrmaster ended: %v", store.err)
+	}
+}
+
+// child is a program that we started.
+type child struct {
+	*exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// start runs a program in a process group of its own, so that Ctrl-C reaches us
+// alone, and lets it end when we are killed.
+func start(bin, name string, args ...string) (*child, error) {
+	c := &child{Cmd: exec.Command(filepath.Join(bin, name), args...), done: make(chan struct{})}
+	c.Stderr = os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		c.err = c.Wait()
+		close(c.done)
+	}()
+	return c, nil
+}
+
+// end asks the program to stop and waits until it has.
+func (c *child) end() {
+	c.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.done:
+	case <-time.After(startTime):
+		c.Process.Kill()
+		<-c.done
+	}
+}
+
+// follow copies what is appended to the log.
+func follow(log io.Reader, to io.Writer) {
+	r := bufio.NewReader(log)
+	for {
+		if _, err := r.WriteTo(to); err != nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// listeners are the host:port lines of the files as they are, which an
+// administrator may have changed.
+func (s *setup) listeners() ([]string, error) {
+	conf, err := maincf.Load(s.Postfix)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := mastercf.Load(s.Postfix+"/master.cf", conf)
+	if err != nil {
+		return nil, err
+	}
+	cyrus, err := cyrusconf.Load(s.CyrusConf)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, l := range lines {
+		if l.Type == "inet" {
+			out = append(out, l.Name)
+		}
+	}
+	for _, l := range cyrus.Services {
+		out = append(out, l.String("listen", ""))
+	}
+	return slices.DeleteFunc(out, func(addr string) bool {
+		host, _, err := net.SplitHostPort(addr)
+		return err != nil || net.ParseIP(host) == nil
+	}), nil
+}
+
+// waitForListeners returns when every listener takes connections.
+func (s *setup) waitForListeners(ctx context.Context, children ...*child) error {
+	addrs, err := s.listeners()
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(startTime)
+	for _, addr := range addrs {
+		for {
+			conn, err := net.DialTimeout("tcp", addr, time.Second)
+			if err == nil {
+				conn.Close()
+				break
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			for _, c := range children {
+				select {
+				case <-c.done:
+					return fmt.Errorf("%s ended: %v", filepath.Base(c.Path), c.err)
+				default:
+				}
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("nobody answers at %s: %w (see %s/mail.log)", addr, err, s.Log)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return nil
+}

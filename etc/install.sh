@@ -1,0 +1,58 @@
+#!/bin/sh
+# Called by "make install": puts the programs of $BIN below $DESTDIR$PREFIX.
+#
+#   sbin  the administrators' commands      lib/postfix/sbin  Postfix' daemons
+#   bin   the users' commands               lib/cyrus/bin     Cyrus' programs
+#
+# Daemons' names are never in PATH. Users and modes: see the end of this file.
+set -eu
+: "${BIN:?}" "${PREFIX:?}" "${DESTDIR=}"
+root=$DESTDIR$PREFIX
+
+put() { # folder, program...: a hard link to the one binary, or a copy of a small one
+  dir=$root/$1; shift
+  mkdir -p "$dir"
+  for p; do
+    [ -e "$BIN/$p" ] || continue
+    if [ "$BIN/$p" -ef "$BIN/angarium" ]; then
+      ln -f "$root/lib/angarium/angarium" "$dir/$p"
+    else
+      install -m 755 "$BIN/$p" "$dir/$p"
+    fi
+  done
+}
+
+mkdir -p "$root/lib/angarium"
+install -m 755 "$BIN/angarium" "$root/lib/angarium/angarium"
+put sbin sendmail postfix postconf postmap postalias postsuper postcat postqueue postdrop \
+  postlog postkick postlock mailsetup cyrmaster saslpasswd2 sasldblistusers2
+put bin mailq newaliases
+mkdir -p "$root/lib"
+ln -sf ../sbin/sendmail "$root/lib/sendmail"
+put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
+put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info ctl_cyrusdb cyr_expire
+[ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"
+
+for page in man/*.[1-8]; do
+  section=${page##*.}
+  mkdir -p "$root/share/man/man$section"
+  install -m 644 "$page" "$root/share/man/man$section/"
+done
+mkdir -p "$root/share/doc/angarium"
+install -m 644 README.md "$root/share/doc/angarium/"
+cp -R etc/samples "$root/share/doc/angarium/"
+chmod -R u=rwX,go=rX "$root/share/doc/angarium"
+mkdir -p "$root/lib/systemd/system"
+for unit in etc/systemd/*.service; do
+  sed "s|@PREFIX@|$PREFIX|g" "$unit" >"$root/lib/systemd/system/${unit##*/}"
+done
+
+# As root on the real system the set-gid programs get their group; a package
+# does this from its own list:
+#   user postfix, group postfix    owns the queue; what talks to strangers runs as it
+#   group postdrop                 postdrop and postqueue, mode 2555
+#   user cyrus, group mail         owns the store
+if [ -z "$DESTDIR" ] && [ "$(id -u)" = 0 ] && getent group postdrop >/dev/null; then
+  chgrp postdrop "$root/sbin/postdrop" "$root/sbin/postqueue"
+  chmod 2555 "$root/sbin/postdrop" "$root/sbin/postqueue"
+fi
