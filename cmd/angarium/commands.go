@@ -2,6 +2,7 @@ package main
 
 import (
 	"angarium/cmd/postcat"
+	"angarium/cmd/postconf"
 	"angarium/cmd/postlog"
 	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
@@ -13,6 +14,7 @@ import (
 var commands = map[string]cli.Main{
 	"postalias": postmap.AliasMain,
 	"postcat":   postcat.Main,
+	"postconf":  postconf.Main,
 	"postlog":   postlog.Main,
 	"postlogd":  postlogd.Main,
 	"postmap":   postmap.Main,

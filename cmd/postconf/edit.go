@@ -43,11 +43,15 @@ func (p *command) editMain(args []string) error {
 				if i := bytes.IndexAny(text, logical.Blanks+"="); i >= 0 {
 					name = name[:i]
 				}
-				current = changes[name]
+				current = nil
+				if i := slices.IndexFunc(changes, func(c *change) bool { return c.name == name }); i >= 0 {
+					current = changes[i]
+				}
 				p.mainLine(out, current, path, name, line)
 			}
 		}
-		return p.addMain(out, changes)
+		p.addMain(out, changes)
+		return nil
 	})
 }
 
@@ -68,27 +72,18 @@ func (p *command) mainLine(out *bytes.Buffer, c *change, path, name string, line
 	}
 }
 
-// addMain appends what was not there.
-func (p *command) addMain(out *bytes.Buffer, changes map[string]*change) error {
-	if p.mode&edit == 0 {
-		return nil
-	}
-	var names []string
-	for name, c := range changes {
-		if c.found == 0 {
-			names = append(names, name)
+// addMain appends what was not there, in the order of the command line.
+func (p *command) addMain(out *bytes.Buffer, changes []*change) {
+	for _, c := range changes {
+		if p.mode&edit != 0 && c.found == 0 {
+			fmt.Fprintf(out, "%s = %s\n", c.name, c.value)
 		}
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		fmt.Fprintf(out, "%s = %s\n", name, changes[name].value)
-	}
-	return nil
 }
 
 // mainChanges reads the operands.
-func (p *command) mainChanges(args []string) (map[string]*change, error) {
-	changes := make(map[string]*change)
+func (p *command) mainChanges(args []string) ([]*change, error) {
+	var changes []*change
 	for _, arg := range args {
 		if strings.Contains(arg, "\n") {
 			return nil, errors.New("-e, -X, or -# accepts no multi-line input")
@@ -112,10 +107,11 @@ func (p *command) mainChanges(args []string) (map[string]*change, error) {
 			}
 			c.name = strings.TrimRight(arg, logical.Blanks)
 		}
-		if earlier, ok := changes[c.name]; ok {
-			p.warnf("ignoring earlier request: '%s = %s'", c.name, earlier.value)
+		if i := slices.IndexFunc(changes, func(e *change) bool { return e.name == c.name }); i >= 0 {
+			p.warnf("ignoring earlier request: '%s = %s'", c.name, changes[i].value)
+			changes = slices.Delete(changes, i, i+1)
 		}
-		changes[c.name] = c
+		changes = append(changes, c)
 	}
 	return changes, nil
 }

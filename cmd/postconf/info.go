@@ -3,6 +3,8 @@ package postconf
 import (
 	"errors"
 	"runtime"
+
+	"angarium/lib/cli"
 )
 
 // mapTypes are the table types that lib/maps opens.
@@ -12,7 +14,7 @@ func mapTypes() []string {
 }
 
 // showTLS is -T. There is no OpenSSL here; what stands in its place says so.
-func (p *command) showTLS() {
+func (p *command) showTLS() error {
 	switch p.tls {
 	case "compile-version", "run-version":
 		p.lines("crypto/tls " + runtime.Version())
@@ -20,7 +22,9 @@ func (p *command) showTLS() {
 		p.lines("ecdsa", "ed25519", "rsa")
 	default:
 		p.warnf("unknown 'postconf -T' mode: %s", p.tls)
+		return cli.Exit(1, "")
 	}
+	return nil
 }
 
 // bounceTemplates is -b and -t.

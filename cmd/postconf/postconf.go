@@ -139,7 +139,7 @@ func Main(_ context.Context, c *cli.Cmd) error {
 func (p *command) options() ([]string, error) {
 	dir := ""
 	for {
-		letter, arg, ok, err := p.Getopt("aAbc:C:deEfFhHlmMno:pPtT:UvxX#")
+		letter, arg, ok, err := p.Getopt("+aAbc:C:deEfFhHlmMno:pPtT:UvxX#")
 		if err != nil {
 			fmt.Fprintf(p.Stderr, "%s: %v\n", p.Path, err)
 			return nil, errors.New(usage(p.Path))
@@ -159,9 +159,14 @@ func (p *command) options() ([]string, error) {
 			}
 			// The peer accepts -C without remembering that it was given.
 			continue
+		case 'b', 't':
+			if p.mode&(expandBounce|dumpBounce) != 0 {
+				return nil, errors.New("specify one of -b and -t")
+			}
 		case 'T':
 			if p.mode&showTLS != 0 {
-				return nil, errors.New("At most one -T <mode> option may be specified") //nolint:staticcheck // the peer's words
+				//lint:ignore ST1005 these are the peer's words
+				return nil, errors.New("At most one -T <mode> option may be specified")
 			}
 			p.tls = arg
 		case 'o':
@@ -197,7 +202,7 @@ func (p *command) do(args []string) error {
 	case m&showClientSASL != 0:
 		p.lines("cyrus")
 	case m&showTLS != 0:
-		p.showTLS()
+		return p.showTLS()
 	case m&edits != 0:
 		if len(args) == 0 {
 			return errors.New("missing service argument")

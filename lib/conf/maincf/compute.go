@@ -183,10 +183,11 @@ func named(interfaces string, local []localAddr, v4, v6 bool) ([]localAddr, erro
 		if err != nil {
 			return nil, fmt.Errorf("config variable inet_interfaces: host not found: %s", name)
 		}
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.Is4() && !v4 || a.Is6() && !v6 })
+		if len(addrs) == 0 {
+			return nil, fmt.Errorf("config variable inet_interfaces: host not found: %s", name)
+		}
 		for _, a := range addrs {
-			if a.Is4() && !v4 || a.Is6() && !v6 {
-				continue
-			}
 			i := slices.IndexFunc(local, func(l localAddr) bool { return l.addr.WithZone("") == a })
 			if i < 0 {
 				return nil, fmt.Errorf("parameter inet_interfaces: no local interface found for %s", a)
