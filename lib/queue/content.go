@@ -60,6 +60,18 @@ func (c *ContentReader) Line() (part []byte, complete bool, err error) {
 	return nil, false, c.err
 }
 
+// Close gives the reader's room back before the end of the content.
+func (c *ContentReader) Close() error {
+	if c.w != nil {
+		rooms.Put(c.room)
+		c.w, c.room = nil, nil
+	}
+	if c.err == nil {
+		c.err, c.rest, c.end = io.EOF, nil, false
+	}
+	return nil
+}
+
 func (c *ContentReader) Read(p []byte) (n int, err error) {
 	for n < len(p) {
 		switch {
