@@ -3,6 +3,7 @@ package main
 import (
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
+	"angarium/cmd/postfix"
 	"angarium/cmd/postlog"
 	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
@@ -15,6 +16,7 @@ var commands = map[string]cli.Main{
 	"postalias": postmap.AliasMain,
 	"postcat":   postcat.Main,
 	"postconf":  postconf.Main,
+	"postfix":   postfix.Main,
 	"postlog":   postlog.Main,
 	"postlogd":  postlogd.Main,
 	"postmap":   postmap.Main,

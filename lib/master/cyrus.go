@@ -82,6 +82,7 @@ func Cyrus(ctx context.Context, c *cli.Cmd) error {
 }
 
 func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
+	closeStray()
 	conf, err := imapdconf.Load(o.imapd)
 	if err != nil {
 		return cli.Exit(cli.Config, "%v", err)
@@ -310,10 +311,28 @@ func job(e *cyrusconf.Entry, bin string) (Job, error) {
 	return j, nil
 }
 
+// cyrusName is a service as Cyrus' log names it: "imap/ipv4".
+func cyrusName(p *plan.Process) string {
+	l := &p.Lines[0]
+	kind := "unix"
+	if len(l.Sockets) > 0 {
+		switch n := l.Sockets[0].Network; n[len(n)-1] {
+		case '4':
+			kind = "ipv4"
+		case '6':
+			kind = "ipv6"
+		}
+	}
+	return l.Name + "/" + kind
+}
+
 // cyrusExit words the end of a service process as Cyrus does.
-func (m *Master) cyrusExit(pid int, path string, status syscall.WaitStatus) {
-	c := running{kind: "SERVICE", name: filepath.Base(path), path: path, started: time.Now()}
-	m.cyrusEnd(c, pid, status)
+func (m *Master) cyrusExit(c *child, status syscall.WaitStatus) {
+	p := c.group.proc
+	m.cyrusEnd(running{"SERVICE", p.Lines[0].Name, c.path, c.started}, c.pid, status)
+	if !c.stopped {
+		m.Log.Log(maillog.Warning, "service %s pid %d in READY state: terminated abnormally", cyrusName(p), c.pid)
+	}
 }
 
 func (m *Master) cyrusEnd(r running, pid int, status syscall.WaitStatus) {

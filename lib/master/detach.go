@@ -26,12 +26,7 @@ func background(c *cli.Cmd, failed string) error {
 	if err != nil {
 		return err
 	}
-	args := []string{c.Path}
-	for _, a := range c.Args {
-		if a != "-w" {
-			args = append(args, a)
-		}
-	}
+	args := append([]string{c.Path}, c.Args...)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -76,6 +71,19 @@ func ready() {
 	os.Unsetenv(envReady)
 	_, _ = unix.Write(fd, []byte("ok"))
 	_ = unix.Close(fd)
+}
+
+// closeStray keeps descriptors that someone left open from reaching our children.
+func closeStray() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // detach lets go of the terminal: a daemon's messages are in the log.

@@ -78,7 +78,11 @@ func (m *Master) startJobs(s *Setup) {
 	}
 	m.jobs.timers = nil
 	for i := range s.Jobs {
-		m.arm(s, &s.Jobs[i], i, time.Now())
+		j := &s.Jobs[i]
+		if j.Cron == nil && j.At < 0 {
+			m.runJob(j) // as Cyrus does: a period begins with the deed
+		}
+		m.arm(s, j, time.Now())
 	}
 	for _, k := range m.jobs.keepers {
 		if !slices.ContainsFunc(s.Keepers, func(o Keeper) bool { return k.same(&o) }) {
@@ -102,7 +106,7 @@ func (m *Master) startJobs(s *Setup) {
 
 // arm sets a job's next clock. A clock that was put back doesn't run a job twice:
 // the next time is counted from the later of now and the time that was due.
-func (m *Master) arm(s *Setup, j *Job, i int, from time.Time) {
+func (m *Master) arm(s *Setup, j *Job, from time.Time) {
 	due := j.next(from)
 	if due.IsZero() {
 		return
@@ -117,7 +121,7 @@ func (m *Master) arm(s *Setup, j *Job, i int, from time.Time) {
 			if now.Before(due) {
 				now = due
 			}
-			m.arm(s, j, i, now)
+			m.arm(s, j, now)
 		}
 	})
 	m.jobs.timers = append(m.jobs.timers, t)
@@ -187,7 +191,7 @@ func (j *jobs) exited(m *Master, pid int, status syscall.WaitStatus) bool {
 		if time.Since(k.started) > 10*time.Second {
 			k.quick = 0
 		} else if k.quick++; k.quick > 5 {
-			m.Log.Log(maillog.Err, "daemon %s/%s is repeatedly failing", k.Name, "unknown")
+			m.Log.Log(maillog.Err, "daemon %s/daemon is repeatedly failing", k.Name)
 			m.keepLater(k)
 			return true
 		}

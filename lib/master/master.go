@@ -156,7 +156,7 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 				m.reload(ctx)
 			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
 				if m.Cyrus {
-					m.Log.Log(maillog.Notice, "attempting clean shutdown on signal")
+					m.Log.Infof("attempting clean shutdown on signal")
 				} else {
 					m.Log.Infof("terminating on signal %d", s)
 				}
@@ -177,9 +177,27 @@ func (m *Master) note(p *plan.Plan) {
 	}
 }
 
+// leaveOut takes processes out of the plan whose program this tree doesn't have. Each
+// is reported once; nobody listens for them, so that clients are refused.
+func (m *Master) leaveOut(p *plan.Plan) {
+	p.Processes = slices.DeleteFunc(p.Processes, func(proc *plan.Process) bool {
+		_, err := os.Stat(proc.Path)
+		if err == nil {
+			delete(m.missing, proc.Path)
+			return false
+		}
+		if !m.missing[proc.Path] {
+			m.missing[proc.Path] = true
+			m.Log.Warnf("%s: %v -- services skipped: %s", proc.Path, reason(err), lineNames(proc))
+		}
+		return true
+	})
+}
+
 // openSockets opens what isn't open, and leaves out of the plan what can't be.
 func (m *Master) openSockets(p *plan.Plan, fatal bool) error {
 	m.note(p)
+	m.leaveOut(p)
 	for _, proc := range p.Processes {
 		for i := range proc.Lines {
 			l := &proc.Lines[i]
@@ -294,14 +312,6 @@ func (m *Master) begin(g *group) {
 	if m.ending || g.throttled {
 		return
 	}
-	if _, err := os.Stat(g.proc.Path); err != nil {
-		if !m.missing[g.proc.Path] {
-			m.missing[g.proc.Path] = true
-			m.Log.Warnf("%s: %v -- its services are skipped: %s", g.proc.Path, reason(err), lineNames(g.proc))
-		}
-		return
-	}
-	delete(m.missing, g.proc.Path)
 	switch {
 	case g.current != nil:
 		if g.next != nil {
@@ -508,8 +518,8 @@ func (m *Master) exited(pid int, status syscall.WaitStatus) {
 // logExit words an end as master(8) does.
 func (m *Master) logExit(c *child, status syscall.WaitStatus) {
 	switch {
-	case m.Cyrus && !c.stopped && status != 0:
-		m.cyrusExit(c.pid, c.path, status)
+	case m.Cyrus && status != 0:
+		m.cyrusExit(c, status)
 	case status.Signaled() && !(c.stopped && status.Signal() == syscall.SIGTERM):
 		m.Log.Warnf("process %s pid %d killed by signal %d", c.path, c.pid, status.Signal())
 	case status.Exited() && status.ExitStatus() != 0:
@@ -525,13 +535,20 @@ func (m *Master) again(g *group, c *child, status syscall.WaitStatus) {
 	} else {
 		g.quick = 0
 	}
-	if status != 0 && !c.ready || g.quick > 4 {
+	switch {
+	case m.Cyrus && status != 0 && !c.ready && g.quick >= cyrusFails:
+		m.Log.Log(maillog.Err, "too many failures for service %s, disabling until next SIGHUP", cyrusName(g.proc))
+		g.throttled = true
+	case !m.Cyrus && status != 0 && !c.ready || g.quick > 4:
 		m.Log.Warnf("%s: bad command startup -- throttling", c.path)
 		m.throttle(g)
-		return
+	default:
+		m.begin(g)
 	}
-	m.begin(g)
 }
+
+// cyrusFails is how often a service of Cyrus' may fail at once before it is given up.
+const cyrusFails = 5
 
 // throttle leaves a group alone for a while.
 func (m *Master) throttle(g *group) {
@@ -563,6 +580,13 @@ func (m *Master) reload(ctx context.Context) {
 	_ = m.openSockets(s.Plan, false)
 	m.closeSockets(s.Plan)
 	m.apply(s)
+	if m.Cyrus {
+		n := 0
+		for _, p := range s.Plan.Processes {
+			n += len(p.Lines)
+		}
+		m.Log.Log(maillog.Notice, "Services reconfigured. %d services in %d processes are now in use", n, len(s.Plan.Processes))
+	}
 }
 
 // stop ends all children, the writer of the log last, and closes the listeners.

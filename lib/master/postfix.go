@@ -77,6 +77,7 @@ func Postfix(ctx context.Context, c *cli.Cmd) error {
 }
 
 func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
+	closeStray()
 	dir, err := filepath.Abs(maincf.Dir(o.dir))
 	if err != nil {
 		return err
