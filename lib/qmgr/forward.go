@@ -1,0 +1,123 @@
+package qmgr
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+	"angarium/lib/deliver/local"
+	"angarium/lib/dsn"
+	"angarium/lib/queue"
+)
+
+// forwardEntry is the part of an alias that leaves this machine, or has a
+// sender of its own: it goes on in new messages.
+func (m *Manager) forwardEntry(g *message, it item, steps []local.Step) *entry {
+	return &entry{g: g, items: []item{it}, forwards: steps}
+}
+
+// forward submits one message for each sender.
+func (m *Manager) forward(ctx context.Context, e *entry, f *queue.Message, start time.Time) {
+	it := e.items[0]
+	s := settlement{g: e.g, f: f, start: start}
+	log, end := m.c.Log.As(m.tagOf("local")).Session()
+	defer end()
+	s.log = log
+	for steps := e.forwards; len(steps) > 0; {
+		sender := steps[0].Sender
+		var rcpts []agent.Recipient
+		var rest []local.Step
+		for _, st := range steps {
+			if st.Sender == sender {
+				rcpts = append(rcpts, st.Recipient)
+			} else {
+				rest = append(rest, st)
+			}
+		}
+		steps = rest
+		id, err := m.submit(ctx, f, sender, it.Recipient, rcpts)
+		if err != nil {
+			s.settle(ctx, it, agent.Result{Err: dsn.From(err, "mail forwarding failed"), Relay: "local"})
+			s.flush(ctx)
+			return
+		}
+		s.line(it.Recipient, agent.Result{Relay: "local"}, "2.0.0", "sent", "forwarded as "+id)
+	}
+	if it.Notify&agent.NotifySuccess != 0 {
+		en := logEntry(it.Recipient, agent.Result{Action: "expanded"})
+		en.Reason = "delivery via local: alias expanded"
+		s.traced = append(s.traced, settled{it, en})
+		s.flush(ctx)
+	}
+	s.finished(it, true)
+}
+
+// submit makes a message with f's content for other recipients.
+func (m *Manager) submit(ctx context.Context, f *queue.Message, sender address.Address, via agent.Recipient, to []agent.Recipient) (string, error) {
+	if m.c.Forward == nil {
+		return "", errors.New("no cleanup service")
+	}
+	d, err := m.c.Forward(ctx, f, sender, via.Address)
+	if err != nil {
+		return "", err
+	}
+	defer d.Abort()
+	for _, r := range to {
+		if r.Original.IsNull() {
+			r.Original = via.Address
+		}
+		r.Notify &^= agent.NotifySuccess // reported as "expanded"
+		if err := d.Recipient(ctx, r); err != nil {
+			return "", err
+		}
+	}
+	if _, err := io.Copy(d, f.Content()); err != nil {
+		return "", err
+	}
+	if err := d.Commit(ctx); err != nil {
+		return "", err
+	}
+	return d.ID(), nil
+}
+
+// onward follows an agent that passed a recipient on: a .forward file was
+// found, or none, and then the mail goes to mailbox_transport.
+func (s *settlement) onward(ctx context.Context, it item, res agent.Result) {
+	g := s.g
+	gr := it.group
+	if gr == nil {
+		gr = &group{top: it.Recipient, left: 1}
+	}
+	p := planner{g: g, f: s.f}
+	var steps []local.Step
+	n := 0
+	for _, o := range res.Onward {
+		r := it.Recipient
+		r.Target, r.User = "", ""
+		if o.Hop == "" {
+			r.Address = o.To
+			steps = append(steps, local.Step{Recipient: r, Forward: true, Sender: g.env.Sender})
+			continue
+		}
+		if !o.To.IsNull() {
+			r.Address = o.To
+		}
+		n++
+		p.hop(item{r, gr}, o.Hop)
+	}
+	if len(steps) > 0 {
+		n++
+		p.entries = append(p.entries, g.m.forwardEntry(g, item{it.Recipient, gr}, steps))
+	}
+	g.m.mu.Lock()
+	gr.left += n - 1 // it itself has its answer
+	g.pending += len(p.entries)
+	for _, e := range p.entries {
+		g.m.enqueue(e)
+	}
+	g.m.dispatch()
+	g.m.mu.Unlock()
+}

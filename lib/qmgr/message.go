@@ -1,0 +1,496 @@
+package qmgr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+	"angarium/lib/deliver/bounce"
+	"angarium/lib/deliver/local"
+	"angarium/lib/dsn"
+	"angarium/lib/queue"
+	"angarium/lib/route"
+)
+
+func pull(seq iter.Seq2[string, error]) (func() (string, error, bool), func()) {
+	return iter.Pull2(seq)
+}
+
+// message is one in the active queue. What is below the line is guarded by
+// Manager.mu; the rest changes only while nobody else has the message.
+type message struct {
+	m       *Manager
+	id      string
+	active  time.Time
+	env     *queue.Envelope
+	size    int64
+	expired bool // postsuper -e
+	loop    *loopCheck
+	logs    bool // there may be bounce or trace logs
+
+	// ---
+	file    *queue.Message
+	users   int   // of file
+	next    int64 // where to read on; -1: all recipients were read
+	pending int   // entries under way, and one while recipients are read
+	late    bool  // a recipient is deferred
+	loaded  bool  // the file is in the active directory
+}
+
+// item is a recipient on its way to an agent.
+type item struct {
+	agent.Recipient
+	group *group // of what an alias led to; nil: stands for itself
+}
+
+// group is a recipient that became several. It is done when all of them are.
+type group struct {
+	top  agent.Recipient
+	left int
+	ok   int
+	late []agent.Recipient // deferred members
+}
+
+// load opens the file and takes it into the active directory.
+func (g *message) load(from queue.Dir) error {
+	q := g.m.c.Queue
+	f, err := q.OpenMessage(from, g.id)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Complete() {
+		err = errSkip
+	}
+	if err == nil {
+		err = q.Move(g.id, from, queue.Active)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	g.file, g.expired = f, st.Expired()
+	env := f.Envelope
+	g.env, g.size = &env, f.DataSize()
+	if from != queue.Incoming {
+		_ = q.RemoveLog(queue.Defer, g.id) // reasons of the last try
+	}
+	g.m.mu.Lock()
+	g.m.openFiles++
+	g.loaded = true
+	g.m.mu.Unlock()
+	g.m.c.Log.Infof("%s: from=<%s>, size=%d, nrcpt=%d (queue active)", g.id, g.env.Sender.String(), g.size, f.RecipientCount())
+	return nil
+}
+
+// open gives the queue file to a user of it; each must release it.
+func (g *message) open() (*queue.Message, error) {
+	g.m.mu.Lock()
+	if g.file != nil {
+		g.users++
+		g.m.mu.Unlock()
+		return g.file, nil
+	}
+	g.m.mu.Unlock()
+	f, err := g.m.c.Queue.OpenMessage(queue.Active, g.id)
+	if err != nil {
+		return nil, err
+	}
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.users++
+	if g.file != nil { // somebody was faster
+		f.Close()
+		return g.file, nil
+	}
+	g.file = f
+	g.m.openFiles++
+	return f, nil
+}
+
+// release ends one use. The file stays open while there is room for it: the
+// next entry of the message, or its end, will want it.
+func (g *message) release() {
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.users--
+	if g.users == 0 && g.m.openFiles > maxOpen {
+		g.close()
+	}
+}
+
+// close needs the lock.
+func (g *message) close() {
+	if g.file != nil {
+		g.file.Close()
+		g.file = nil
+		g.m.openFiles--
+	}
+}
+
+// begin reads and routes the first recipients. pending holds one for us.
+func (g *message) begin(ctx context.Context) {
+	g.read(ctx)
+	g.done(ctx, 1)
+}
+
+// read takes the next chunk of recipients, resolves them, and queues entries.
+func (g *message) read(ctx context.Context) {
+	f, err := g.open()
+	if err != nil {
+		g.trouble(err)
+		return
+	}
+	defer g.release()
+	defer func() {
+		if p := recover(); p != nil {
+			g.m.c.Log.Panicf("%s: %v\n%s", g.id, p, debug.Stack())
+			g.trouble(errors.New("routing failed"))
+		}
+	}()
+	list, next, err := f.Recipients(g.next, g.m.c.Chunk)
+	if err != nil {
+		g.trouble(err)
+	}
+	plan := planner{g: g, f: f}
+	for i := range list {
+		plan.add(ctx, &list[i])
+	}
+	if err != nil {
+		next = -1
+	}
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.next = next
+	g.pending += len(plan.entries)
+	for _, e := range plan.entries {
+		g.m.enqueue(e)
+	}
+	g.m.dispatch()
+}
+
+// trouble is a queue file that can't be read: the message waits.
+func (g *message) trouble(err error) {
+	g.m.c.Log.Warnf("%s: %v", g.id, err)
+	g.m.mu.Lock()
+	g.late, g.next = true, -1
+	g.m.mu.Unlock()
+}
+
+// planner groups recipients with the same destination into entries.
+type planner struct {
+	g       *message
+	f       *queue.Message
+	entries []*entry
+	open    map[string]*entry // by transport and destination
+}
+
+// add decides about one recipient.
+func (p *planner) add(ctx context.Context, r *agent.Recipient) {
+	m := p.g.m
+	if m.c.Bounce != nil && m.c.Bounce.IsDoubleBounce(r.Address) {
+		p.g.settle(ctx, p.f, item{Recipient: *r}, agent.Result{Relay: "none", Text: "undeliverable postmaster notification discarded"}, "qmgr", m.c.Now(), false)
+		return
+	}
+	res, err := m.c.Resolver.Resolve(ctx, p.g.env.Sender, r.Address)
+	switch {
+	case err != nil:
+		m.c.Log.Warnf("%s: address resolver: %v", p.g.id, err)
+		res = route.Result{Transport: "retry", NextHop: "4.3.0 address resolver failure"}
+	case res.Bad:
+		res = route.Result{Transport: "error", NextHop: "5.1.3 bad address syntax"}
+	default:
+		r.Address = keepOriginal(r, res.Recipient)
+	}
+	t := m.c.Transports[res.Transport]
+	if t != nil && t.Expands && m.c.Local != nil && err == nil {
+		p.expand(ctx, r, res)
+		return
+	}
+	p.put(item{Recipient: *r}, res.Transport, res.NextHop)
+}
+
+// keepOriginal remembers what the recipient was called before it got its new
+// address, for the log and for notices.
+func keepOriginal(r *agent.Recipient, a address.Address) address.Address {
+	if r.Original.IsNull() && a != r.Address {
+		r.Original = r.Address
+	}
+	return a
+}
+
+// expand lets lib/deliver/local decide, and queues what it says.
+func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Result) {
+	m := p.g.m
+	if p.g.loop == nil {
+		p.g.loop = &loopCheck{}
+	}
+	steps, err := m.c.Local.Expand(ctx, p.g.env.Sender, *r, func(a address.Address) bool { return p.g.loop.has(p.f, a) })
+	if err != nil {
+		m.c.Log.Warnf("%s: %v", p.g.id, err)
+		p.put(item{Recipient: *r}, "retry", "4.3.0 "+err.Error())
+		return
+	}
+	if len(steps) == 0 {
+		p.put(item{Recipient: *r}, "retry", "4.3.0 alias expansion gave nothing")
+		return
+	}
+	if len(steps) == 1 && !steps[0].Forward {
+		p.step(item{Recipient: steps[0].Recipient}, steps[0], res)
+		return
+	}
+	gr := &group{top: *r}
+	var forwards []local.Step
+	for _, s := range steps {
+		if s.Forward {
+			forwards = append(forwards, s)
+			continue
+		}
+		gr.left++
+		p.step(item{s.Recipient, gr}, s, res)
+	}
+	if len(forwards) > 0 {
+		gr.left++
+		p.entries = append(p.entries, m.forwardEntry(p.g, item{*r, gr}, forwards))
+	}
+}
+
+func (p *planner) step(it item, s local.Step, res route.Result) {
+	switch {
+	case s.Err != nil:
+		e := &entry{g: p.g, items: []item{it}, fixed: s.Err, tag: p.g.m.tagOf(res.Transport)}
+		p.entries = append(p.entries, e)
+	case s.Hop != "":
+		p.hop(it, s.Hop)
+	default:
+		p.put(it, res.Transport, res.NextHop)
+	}
+}
+
+// hop queues for "transport:nexthop"; without a next hop it is our own name for
+// mailbox_transport and the like.
+func (p *planner) hop(it item, value string) {
+	transport, hop := cutHop(value)
+	if hop == "" {
+		hop = it.Address.Domain
+	}
+	p.put(it, transport, hop)
+}
+
+func cutHop(value string) (transport, hop string) {
+	for i := 0; i < len(value); i++ {
+		if value[i] == ':' {
+			return value[:i], value[i+1:]
+		}
+	}
+	return value, ""
+}
+
+// put adds the item to an entry for its destination.
+func (p *planner) put(it item, transport, hop string) {
+	limit, dest := 1, hop
+	t := p.g.m.c.Transports[transport]
+	if t != nil {
+		limit = t.Recipients
+	}
+	if limit == 1 || transport == "local" || it.Target != "" {
+		dest = it.Address.String()
+		limit = 1
+	}
+	if limit <= 1 {
+		p.entries = append(p.entries, &entry{g: p.g, transport: transport, hop: hop, dest: dest, items: []item{it}})
+		return
+	}
+	key := transport + "\x00" + hop
+	e := p.open[key]
+	if e == nil || limit > 0 && len(e.items) >= limit {
+		e = &entry{g: p.g, transport: transport, hop: hop, dest: dest}
+		p.entries = append(p.entries, e)
+		if p.open == nil {
+			p.open = map[string]*entry{}
+		}
+		p.open[key] = e
+	}
+	e.items = append(e.items, it)
+}
+
+// done counts finished entries down; the last one reads on or ends the message.
+func (g *message) done(ctx context.Context, n int) {
+	for {
+		g.m.mu.Lock()
+		g.pending -= n
+		if g.pending > 0 {
+			g.m.mu.Unlock()
+			return
+		}
+		if g.next < 0 || g.m.draining {
+			finish := g.next < 0
+			g.m.mu.Unlock()
+			if finish {
+				g.finish(ctx)
+			}
+			return
+		}
+		g.pending = 1 // for read
+		g.m.mu.Unlock()
+		g.read(ctx)
+		n = 1
+	}
+}
+
+// finish does what is left when every recipient has an answer.
+func (g *message) finish(ctx context.Context) {
+	err := g.report(ctx)
+	if err == nil && g.late && g.tooOld() {
+		err = g.expire(ctx)
+	} else if err == nil && g.late {
+		g.warn(ctx)
+	}
+	if err != nil {
+		g.m.c.Log.Warnf("%s: %v", g.id, err)
+		g.late = true
+	}
+	g.m.mu.Lock()
+	g.close()
+	g.m.mu.Unlock()
+	if g.late {
+		now := g.m.c.Now()
+		err = g.m.c.Queue.Defer(g.id, now.Add(g.backoff(now)))
+	} else {
+		err = g.m.c.Queue.Remove(queue.Active, g.id)
+	}
+	switch {
+	case err != nil && !isGone(err):
+		g.m.c.Log.Warnf("%s: %v", g.id, err)
+	case err == nil && !g.late:
+		g.m.c.Log.Infof("%s: removed", g.id)
+	}
+	g.m.mu.Lock()
+	delete(g.m.active, g.id)
+	g.m.cond.Broadcast()
+	notices := len(g.m.notices) > 0
+	g.m.mu.Unlock()
+	if notices {
+		g.m.poke()
+	}
+}
+
+// backoff is how long to wait: as long as the message is old, within limits.
+func (g *message) backoff(now time.Time) time.Duration {
+	return min(max(now.Sub(g.env.Arrival), g.m.c.MinBackoff), g.m.c.MaxBackoff)
+}
+
+func (g *message) tooOld() bool {
+	life := g.m.c.Lifetime
+	if g.env.Sender.IsNull() {
+		life = g.m.c.BounceLifetime
+	}
+	return g.expired || !g.m.c.Now().Before(g.env.Arrival.Add(life))
+}
+
+// report writes home about what failed for good, and about what was asked for.
+func (g *message) report(ctx context.Context) error {
+	q := g.m.c.Queue
+	if !g.logs {
+		return nil
+	}
+	if q.HasLog(queue.Bounce, g.id) {
+		if err := g.notify(ctx, bounce.Failed, queue.Bounce); err != nil {
+			return err
+		}
+		if err := q.RemoveLog(queue.Bounce, g.id); err != nil {
+			return err
+		}
+	}
+	if !q.HasLog(queue.Trace, g.id) {
+		return nil
+	}
+	kind := bounce.Success
+	if g.env.Trace&(queue.TraceUserVerify|queue.TraceRecord) != 0 {
+		kind = bounce.Verify
+	}
+	if err := g.notify(ctx, kind, queue.Trace); err != nil {
+		return err
+	}
+	return q.RemoveLog(queue.Trace, g.id)
+}
+
+// expire gives up: the reasons of the last try go home.
+func (g *message) expire(ctx context.Context) error {
+	g.m.c.Log.Infof("%s: from=<%s>, status=%s, returned to sender", g.id, g.env.Sender.String(), map[bool]string{true: "force-expired", false: "expired"}[g.expired])
+	if err := g.notify(ctx, bounce.Failed, queue.Defer); err != nil {
+		return err
+	}
+	g.late = false
+	return nil
+}
+
+// warn tells the sender once that the message is late.
+func (g *message) warn(ctx context.Context) {
+	if g.env.Warn.IsZero() || g.m.c.Now().Before(g.env.Warn) {
+		return
+	}
+	if err := g.notify(ctx, bounce.Delayed, queue.Defer); err != nil {
+		g.m.c.Log.Warnf("%s: %v", g.id, err)
+		return
+	}
+	f, err := g.open()
+	if err == nil {
+		err = f.ClearWarn()
+		g.release()
+	}
+	if err != nil {
+		g.m.c.Log.Warnf("%s: %v", g.id, err)
+	}
+}
+
+// notify sends a notice made of one of the message's logs.
+func (g *message) notify(ctx context.Context, kind bounce.Kind, dir queue.Dir) error {
+	if g.m.c.Bounce == nil {
+		return errors.New("no bounce service")
+	}
+	n := &bounce.Notice{
+		Kind: kind, QueueID: g.id, Sender: g.env.Sender, EnvID: g.env.EnvID, Ret: g.env.Ret,
+		SMTPUTF8: g.env.SendOpts.SMTPUTF8(), Arrival: g.env.Arrival,
+		Entries: g.m.c.Queue.ReadLog(dir, g.id),
+	}
+	if f, err := g.open(); err == nil {
+		n.Message = f
+		defer g.release()
+	}
+	sent, err := g.m.c.Bounce.Send(context.WithoutCancel(ctx), n)
+	log := g.m.c.Log.As(g.m.c.Prefix + "bounce")
+	for _, s := range sent {
+		log.Infof("%s: %s: %s", g.id, s.What, s.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("notice to the sender: %w", err)
+	}
+	if len(sent) == 0 && kind == bounce.Failed && g.m.c.Bounce.IsDoubleBounce(g.env.Sender) {
+		log.Warnf("%s: undeliverable postmaster notification discarded", g.id)
+	}
+	return nil
+}
+
+// statusText takes the words of the error transport, "5.1.1 text".
+func statusText(text string, class int) *dsn.Error {
+	code := [3]int{class, 0, 0}
+	for i := 0; i < len(text); i++ {
+		if text[i] != ' ' {
+			continue
+		}
+		if c, err := dsn.ParseCode(text[:i]); err == nil {
+			if c[0] == 2 || c[0] != class {
+				c[0] = class
+			}
+			code, text = c, text[i+1:]
+		}
+		break
+	}
+	return &dsn.Error{Code: code, Text: text}
+}
