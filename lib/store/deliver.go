@@ -1,0 +1,477 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"angarium/lib/message"
+)
+
+// Rule 4: how a message comes to be the user's.
+//
+//	a  write <partition>/.stage/x, set its mtime, fsync: once for all recipients
+//	b  lock; raise the ceilings in .mailbox if uidnext or modseq would pass them
+//	c  header: uidnext, busy: these UIDs are spent whatever happens
+//	d  link(stage, cur/name): never rename, which would overwrite silently
+//	e  record, header: end, modseq, counts, not busy; unlock; notice
+//	f  fsync of cur/ that began after the link: from here on it is the user's
+//
+// Before f nothing was promised. A death between c and e leaves the busy mark,
+// and whoever takes the lock next verifies the mailbox.
+
+const stageDir = ".stage"
+
+// Draft is a message on its way into mailboxes: written, synced, but nobody's yet.
+type Draft struct {
+	Size     int64
+	GUID     [16]byte
+	Internal time.Time
+	Flags    Flags
+	Keywords []string
+
+	st    *Store
+	path  string // of the staged file, "" when it is gone
+	cache []byte // the encoded summary
+}
+
+// Abort drops the draft. It does nothing once the draft was used and dropped.
+func (d *Draft) Abort() {
+	if d.path != "" {
+		_ = unix.Unlink(d.path)
+		d.path = ""
+	}
+}
+
+// stager copies a message to its file and learns about it on the way.
+type stager struct {
+	fd   int
+	buf  []byte
+	n    int64
+	sum  hash.Hash
+	mime *message.Parser
+}
+
+func (w *stager) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	_, _ = w.sum.Write(w.buf)
+	_, _ = w.mime.Write(w.buf)
+	err := pwrite(w.fd, w.buf, w.n)
+	w.n += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	return err
+}
+
+// fill reads all of r, in as few and large pieces as it gives.
+func (w *stager) fill(r io.Reader, limit int64) error {
+	for {
+		if len(w.buf) == cap(w.buf) {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+		n, err := r.Read(w.buf[len(w.buf):cap(w.buf)])
+		w.buf = w.buf[:len(w.buf)+n]
+		if limit > 0 && w.n+int64(len(w.buf)) > limit {
+			return ErrTooBig
+		}
+		if err == io.EOF {
+			return w.flush()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const stageBuffer = 32 << 10
+
+func newStageBuffer() any { b := make([]byte, 0, stageBuffer); return &b }
+
+// Stage writes a message to disk and makes it durable, for Append or Deliver.
+func (s *Store) Stage(ctx context.Context, src Source) (*Draft, error) {
+	dir, err := s.stageOf(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	internal := src.Internal
+	if internal.IsZero() {
+		internal = s.now()
+	}
+	d := &Draft{st: s, Internal: internal, Flags: src.Flags & SystemFlags, Keywords: src.Keywords}
+	path := filepath.Join(dir, s.stageName())
+	fd, err := openat(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	d.path = path
+	if err := d.fill(fd, src); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Draft) fill(fd int, src Source) error {
+	buf := d.st.buffers.Get().(*[]byte)
+	defer d.st.buffers.Put(buf)
+	w := &stager{fd: fd, buf: (*buf)[:0], sum: sha256.New(), mime: message.NewParser()}
+	if err := w.fill(src.Reader, src.Limit); err != nil {
+		return err
+	}
+	d.Size = w.n
+	d.GUID = [16]byte(w.sum.Sum(nil))
+	d.cache = w.mime.Summary().Append(nil)
+	return d.seal(fd)
+}
+
+// seal sets the mtime, which is the INTERNALDATE, and syncs.
+func (d *Draft) seal(fd int) error {
+	if err := d.st.fault("stage"); err != nil {
+		return err
+	}
+	if err := setMtime(fd, d.Internal); err != nil {
+		return err
+	}
+	if err := d.st.fsync(fd); err != nil {
+		return err
+	}
+	return d.st.fault("staged")
+}
+
+func setMtime(fd int, t time.Time) error {
+	ts := unix.NsecToTimespec(t.Unix() * 1e9)
+	tv := []unix.Timeval{{Sec: ts.Sec}, {Sec: ts.Sec}}
+	if err := unix.Futimes(fd, tv); err != nil {
+		return sysErr("futimes", err)
+	}
+	return nil
+}
+
+func (s *Store) stageOf(ctx context.Context, src Source) (string, error) {
+	p := src.Partition
+	if p == "" && src.Near != "" {
+		if e, err := s.list.get(ctx, src.Near); err == nil {
+			p = e.Partition
+		}
+	}
+	if p == "" {
+		p = s.conf.DefaultPartition
+	}
+	path, ok := s.conf.Partitions[p]
+	if !ok {
+		return "", fmt.Errorf("%w: %s", ErrPartition, p)
+	}
+	return filepath.Join(path, stageDir), nil
+}
+
+func (s *Store) stageName() string {
+	return fmt.Sprintf("%d.%s.%d", s.now().UnixNano(), s.nonce, s.count.Add(1))
+}
+
+// Deliver puts a staged message into each target's mailbox: one file, a link
+// for each. The answers come in the targets' order; nil means that the message
+// survives a power cut there. The draft is gone afterwards.
+func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error {
+	defer d.Abort()
+	errs := make([]error, len(targets))
+	boxes := make([]*box, len(targets))
+	for i, t := range targets {
+		boxes[i], errs[i] = s.deliverOne(ctx, d, t)
+	}
+	var wg sync.WaitGroup
+	for i, b := range boxes {
+		if b == nil {
+			continue
+		}
+		finish := func() {
+			errs[i] = b.settle()
+			s.putBox(b)
+		}
+		if len(targets) == 1 {
+			finish()
+		} else {
+			wg.Go(finish)
+		}
+	}
+	wg.Wait()
+	return errs
+}
+
+// deliverOne does 4b-4e. The box it returns has a reference for settle.
+func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (*box, error) {
+	e, err := s.list.get(ctx, t.Name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.getBox(ctx, &e)
+	if err != nil {
+		return nil, err
+	}
+	it := item{
+		flags: t.Flags & SystemFlags, keywords: t.Keywords,
+		internal: d.Internal.Unix(), size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, path: d.path,
+	}
+	if _, err = b.add(ctx, []item{it}, t.OverQuota); err != nil {
+		s.putBox(b)
+		return nil, err
+	}
+	return b, nil
+}
+
+// item is a message about to be linked into a mailbox.
+type item struct {
+	flags    Flags
+	keywords []string
+	internal int64
+	size     int64
+	guid     [16]byte
+	cache    []byte
+	path     string // of the file, for a copy where no link can be made
+	// from links the file to name in a directory.
+	from func(dirfd int, name string) error
+}
+
+func (d *Draft) link(dirfd int, name string) error {
+	return unix.Linkat(unix.AT_FDCWD, d.path, dirfd, name, 0)
+}
+
+// add is 4b-4e for one mailbox: all items or none. The caller settles.
+func (b *box) add(ctx context.Context, items []item, overQuota bool) ([]Message, error) {
+	if err := b.needKeywords(ctx, items); err != nil {
+		return nil, err
+	}
+	t, err := b.lock(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
+	var size int64
+	for i := range items {
+		size += items[i].size
+	}
+	unreserve, err := t.reserve(Quota{size, int64(len(items))}, overQuota)
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := t.add(items)
+	if err != nil {
+		unreserve()
+		return nil, err
+	}
+	b.changed(Messages)
+	return msgs, nil
+}
+
+func (t *txn) add(items []item) ([]Message, error) {
+	if err := t.ready(); err != nil {
+		return nil, err
+	}
+	if err := t.ceilings(len(items)); err != nil {
+		return nil, err
+	}
+	ours := t.watchCur()
+	first := t.hdr.uidNext
+	if err := t.busy(len(items)); err != nil {
+		return nil, err
+	}
+	if err := t.b.st.fault("busy"); err != nil {
+		return nil, t.undo(nil, err)
+	}
+	msgs := make([]Message, len(items))
+	now := t.b.st.now().Unix()
+	t.hdr.modseq++
+	keywords := t.state().meta.keywords
+	for i := range items {
+		it, m := &items[i], &msgs[i]
+		*m = Message{
+			UID: first + UID(i), Flags: it.flags, ModSeq: t.hdr.modseq, Created: t.hdr.modseq,
+			Size: it.size, Internal: max(it.internal, 0), Saved: now, GUID: it.guid,
+		}
+		for _, k := range it.keywords {
+			if bit := keywordBit(keywords, k); bit >= 0 {
+				m.setKeyword(bit, true)
+			}
+		}
+		m.Named = lettersFor(m, keywords)
+		if err := t.link(it, m); err != nil {
+			return nil, t.undo(msgs[:i], err)
+		}
+	}
+	if err := t.b.st.fault("linked"); err != nil {
+		return nil, t.undo(msgs, err)
+	}
+	t.recordCur(ours)
+	t.putCache(items, msgs)
+	if err := t.commit(msgs); err != nil {
+		return nil, t.undo(msgs, err)
+	}
+	t.b.noteExtra(msgs)
+	return msgs, t.b.st.fault("committed")
+}
+
+// link is 4d.
+func (t *txn) link(it *item, m *Message) error {
+	if err := t.b.st.fault("link"); err != nil {
+		return err
+	}
+	var buf [128]byte
+	name := string(m.appendName(append(buf[:0], "cur/"...), t.b.tag))
+	err := it.from(t.b.dir, name)
+	switch {
+	case err == unix.EMLINK || err == unix.EXDEV: // too many links, or another partition
+		return t.b.copyTo(it, name)
+	case err == unix.EEXIST:
+		t.b.st.conf.Log.Log(alert, "alert: %s: %s exists already, though its UID was never given", t.b.where(), name)
+	}
+	if err != nil {
+		return sysErr("link "+name, err)
+	}
+	return nil
+}
+
+// undo takes back what was linked. If that succeeds the busy mark goes too;
+// else the next one to lock will verify. The UIDs are spent.
+func (t *txn) undo(linked []Message, cause error) error {
+	for i := range linked {
+		if err := unix.Unlinkat(t.b.dir, "cur/"+linked[i].fileName(t.b.tag), 0); err != nil && err != unix.ENOENT {
+			return cause
+		}
+	}
+	t.hdr.curMtime = 0
+	if err := t.calm(); err != nil {
+		t.b.st.conf.Log.Errorf("%s: %v", t.b.where(), err)
+	}
+	return cause
+}
+
+// copyTo writes a copy of the item's file under a name of its own, then links
+// that: 65,000 links are ext4's limit.
+func (b *box) copyTo(it *item, name string) error {
+	in, err := openat(unix.AT_FDCWD, it.path, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(in)
+	tmp := "tmp/" + b.st.stageName()
+	out, err := openat(b.dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(out)
+	defer func() { _ = unix.Unlinkat(b.dir, tmp, 0) }()
+	buf := make([]byte, 64<<10)
+	for off := int64(0); ; {
+		n, err := pread(in, buf, off)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		if err := pwrite(out, buf[:n], off); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	if err := setMtime(out, time.Unix(it.internal, 0)); err != nil {
+		return err
+	}
+	if err := b.st.fsync(out); err != nil {
+		return err
+	}
+	if err := unix.Linkat(b.dir, tmp, b.dir, name, 0); err != nil {
+		return sysErr("link "+name, err)
+	}
+	return nil
+}
+
+// settle is 4f. When it fails nobody may believe anything about cur/ any more.
+func (b *box) settle() error {
+	err := b.cur.wait(func() error {
+		if err := b.hold(); err != nil {
+			return err
+		}
+		defer b.release()
+		if err := b.st.fault("sync"); err != nil {
+			return err
+		}
+		return b.st.syncDirAt(b.dir, "cur")
+	})
+	if err != nil {
+		b.distrust(err)
+		return err
+	}
+	return b.st.fault("synced")
+}
+
+// distrust makes the next one to lock the mailbox verify it.
+func (b *box) distrust(cause error) {
+	b.st.conf.Log.Errorf("%s: %v", b.where(), cause)
+	t, err := b.lock(context.Background(), false)
+	if err != nil {
+		return
+	}
+	defer t.end()
+	h := t.hdr
+	h.flags |= headerBusy
+	if err := t.writeHeader(h); err != nil {
+		b.st.conf.Log.Errorf("%s: %v", b.where(), err)
+	}
+}
+
+// needKeywords makes sure that .mailbox knows all keywords of the items.
+func (b *box) needKeywords(ctx context.Context, items []item) error {
+	var names []string
+	for i := range items {
+		for _, k := range items[i].keywords {
+			if !slices.Contains(names, k) {
+				names = append(names, k)
+			}
+		}
+	}
+	return b.knowKeywords(ctx, names)
+}
+
+// knowKeywords puts keywords into .mailbox that are not there yet.
+func (b *box) knowKeywords(ctx context.Context, names []string) error {
+	missing := func(known []string) (out []string) {
+		for _, k := range names {
+			if keywordBit(known, k) < 0 && keywordBit(out, k) < 0 {
+				out = append(out, k)
+			}
+		}
+		return out
+	}
+	if len(missing(b.state.Load().meta.keywords)) == 0 {
+		return nil
+	}
+	err := b.changeMeta(ctx, func(m *meta) error {
+		m.keywords = append(m.keywords, missing(m.keywords)...)
+		if len(m.keywords) > maxKeywords {
+			return ErrKeywords
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return b.writeDovecotKeywords()
+}
+
+// shortOfSpace reports whether a failure is one that freeing space mends.
+func shortOfSpace(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}

@@ -1,0 +1,306 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"angarium/lib/mailbox"
+)
+
+// Rule 14: mailboxes.db is the list of mailboxes, with what is asked of all of
+// them at once. It is made again from the .mailbox files when it is lost; until
+// that is complete no name is ever "not found", for mail would bounce.
+//
+// The key of a name has 0x01 for each dot, so that children follow their parent
+// in the order of keys.
+type mailboxList struct {
+	s    *Store
+	path string
+
+	mu sync.Mutex // opens db
+	db *database
+}
+
+// database is mailboxes.db while it has its name.
+type database struct {
+	*sql.DB
+	ino          uint64
+	byName, byID *sql.Stmt
+}
+
+const schema = `
+PRAGMA journal_mode=WAL;
+CREATE TABLE IF NOT EXISTS mailboxes (
+	key TEXT PRIMARY KEY, name TEXT NOT NULL, id TEXT NOT NULL UNIQUE, partition TEXT NOT NULL, uidvalidity INTEGER NOT NULL,
+	created INTEGER NOT NULL, acl TEXT NOT NULL, specialuse TEXT NOT NULL, quotaroot TEXT NOT NULL, isroot INTEGER NOT NULL,
+	storage INTEGER NOT NULL, messages INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, uidvalidity INTEGER NOT NULL, deleted INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS moves (source TEXT PRIMARY KEY, target TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+`
+
+const columns = `name, id, partition, uidvalidity, created, acl, specialuse, quotaroot, isroot, storage, messages`
+
+func keyOf(n mailbox.Name) string {
+	domain, local := n.Domain(), n.Local()
+	if domain != "" {
+		domain += "!"
+	}
+	return domain + strings.ReplaceAll(local, ".", "\x01")
+}
+
+// open returns the database, opened anew if its file was replaced or removed:
+// nobody may write into one that has no name any more.
+func (l *mailboxList) open(ctx context.Context) (*database, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st, err := fstatat(unix.AT_FDCWD, l.path)
+	if err == nil && l.db != nil && st.Ino == l.db.ino {
+		return l.db, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if l.db != nil {
+		l.db.Close()
+		l.db = nil
+	}
+	db, err := l.reopen(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("mailboxes.db: %w", err)
+	}
+	l.db = db
+	return db, nil
+}
+
+// reopen opens the database, or makes it, one process after the other.
+func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
+	lock, err := openat(unix.AT_FDCWD, l.path+".lock", unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(lock)
+	if err := flockWait(lock); err != nil {
+		return nil, err
+	}
+	if _, err := fstatat(unix.AT_FDCWD, l.path); errors.Is(err, fs.ErrNotExist) {
+		// A log without its database belongs to the one that is lost.
+		_ = os.Remove(l.path + "-wal")
+		_ = os.Remove(l.path + "-shm")
+	}
+	dsn := "file:" + (&url.URL{Path: l.path}).EscapedPath() +
+		"?_pragma=busy_timeout(30000)&_pragma=synchronous(FULL)&_txlock=immediate"
+	conn, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetMaxOpenConns(8)
+	conn.SetMaxIdleConns(4)
+	db := &database{DB: conn}
+	if err := l.prepare(ctx, db); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+func (l *mailboxList) prepare(ctx context.Context, db *database) error {
+	if _, err := db.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	if err := l.complete(ctx, db.DB); err != nil {
+		return err
+	}
+	var err error
+	if db.byName, err = db.PrepareContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE key = ?`); err != nil {
+		return err
+	}
+	if db.byID, err = db.PrepareContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE id = ?`); err != nil {
+		return err
+	}
+	st, err := fstatat(unix.AT_FDCWD, l.path)
+	db.ino = st.Ino
+	return err
+}
+
+// complete makes sure that the list holds what the partitions hold: a new
+// database is filled from the .mailbox files before anyone may ask it.
+func (l *mailboxList) complete(ctx context.Context, db *sql.DB) error {
+	var done int
+	err := db.QueryRowContext(ctx, `SELECT value FROM facts WHERE name = 'complete'`).Scan(&done)
+	if err == nil || !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	tx, err := db.BeginTx(ctx, nil) // immediate: one process does it, the others wait
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	err = tx.QueryRowContext(ctx, `SELECT value FROM facts WHERE name = 'complete'`).Scan(&done)
+	if err == nil {
+		return nil
+	}
+	n, err := l.s.fillFrom(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		l.s.conf.Log.Warnf("mailboxes.db was missing: %d mailboxes found on the partitions", n)
+	}
+	return tx.Commit()
+}
+
+// fillFrom reads every .mailbox into the list.
+func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	highest := int64(0)
+	for e, err := range s.scan(ctx) {
+		if err != nil {
+			return n, err
+		}
+		if err := put(ctx, tx, &e); err != nil {
+			// Two with one id: a folder was copied by hand. reconstruct gives
+			// the copy an id of its own.
+			s.conf.Log.Warnf("%s: %v", e.Name, err)
+			continue
+		}
+		highest = max(highest, int64(e.UIDValidity))
+		n++
+	}
+	for name, value := range map[string]int64{"complete": 1, "uidvalidity": highest} {
+		_, err := tx.ExecContext(ctx, `INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)`, name, value)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+func put(ctx context.Context, x execer, e *Entry) error {
+	_, err := x.ExecContext(ctx, `INSERT INTO mailboxes (key, `+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (key) DO UPDATE SET name=excluded.name, id=excluded.id, partition=excluded.partition, uidvalidity=excluded.uidvalidity,
+		created=excluded.created, acl=excluded.acl, specialuse=excluded.specialuse, quotaroot=excluded.quotaroot,
+		isroot=excluded.isroot, storage=excluded.storage, messages=excluded.messages`,
+		keyOf(e.Name), e.Name, e.ID, e.Partition, e.UIDValidity, e.Created.Unix(), e.ACL.String(),
+		strings.Join(e.SpecialUse, " "), e.QuotaRoot, e.IsQuotaRoot, e.Quota.Storage, e.Quota.Messages)
+	return err
+}
+
+type scanner interface{ Scan(...any) error }
+
+func scanEntry(row scanner) (e Entry, err error) {
+	var acl, use string
+	var created int64
+	err = row.Scan(&e.Name, &e.ID, &e.Partition, &e.UIDValidity, &created, &acl, &use, &e.QuotaRoot, &e.IsQuotaRoot, &e.Quota.Storage, &e.Quota.Messages)
+	if errors.Is(err, sql.ErrNoRows) {
+		return e, ErrNotFound
+	}
+	e.Created = time.Unix(created, 0)
+	e.ACL = ParseACL(acl)
+	e.SpecialUse = strings.Fields(use)
+	return e, err
+}
+
+// get finds a mailbox by its name.
+func (l *mailboxList) get(ctx context.Context, name mailbox.Name) (Entry, error) {
+	db, err := l.open(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	return scanEntry(db.byName.QueryRowContext(ctx, keyOf(name)))
+}
+
+func (l *mailboxList) byID(ctx context.Context, id ID) (Entry, error) {
+	db, err := l.open(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	return scanEntry(db.byID.QueryRowContext(ctx, id))
+}
+
+// page is up to a thousand entries with keys after one and below another.
+func (l *mailboxList) page(ctx context.Context, after, below string) ([]Entry, error) {
+	db, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE key > ? AND key < ? ORDER BY key LIMIT 1000`, after, below)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Entry
+	for rows.Next() {
+		e, err := scanEntry(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, rows.Err()
+}
+
+// change runs fn in one transaction that is durable when change returns nil.
+func (l *mailboxList) change(ctx context.Context, fn func(*sql.Tx) error) error {
+	db, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// remove takes a name out and remembers its UIDVALIDITY.
+func remove(ctx context.Context, tx *sql.Tx, e *Entry, now time.Time) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM mailboxes WHERE key = ?`, keyOf(e.Name)); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+		uidvalidity = max(uidvalidity, excluded.uidvalidity), deleted = excluded.deleted`, e.Name, e.UIDValidity, now.Unix())
+	return err
+}
+
+// nextUIDValidity gives one that is greater than any that was ever given.
+func nextUIDValidity(ctx context.Context, tx *sql.Tx, now time.Time) (uint32, error) {
+	var v int64
+	err := tx.QueryRowContext(ctx, `INSERT INTO facts VALUES ('uidvalidity', ?1) ON CONFLICT (name) DO UPDATE SET
+		value = max(?1, value + 1) RETURNING value`, now.Unix()).Scan(&v)
+	return uint32(v), err
+}
+
+func (l *mailboxList) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.db == nil {
+		return nil
+	}
+	err := l.db.Close()
+	l.db = nil
+	return err
+}
+
+func newList(s *Store) *mailboxList {
+	return &mailboxList{s: s, path: filepath.Join(s.conf.ConfigDirectory, "mailboxes.db")}
+}

@@ -1,0 +1,139 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"angarium/lib/mailbox"
+)
+
+// Reconstruct verifies a mailbox, whatever its index says, and takes in what
+// foreign hands left. It is rule 6 for one who asks.
+func (s *Store) Reconstruct(ctx context.Context, name mailbox.Name) error {
+	e, err := s.list.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := s.mendMeta(&e); err != nil {
+		return err
+	}
+	b, err := s.getBox(ctx, &e)
+	if err != nil {
+		return err
+	}
+	defer s.putBox(b)
+	t, err := b.lock(ctx, false)
+	if err != nil {
+		return err
+	}
+	err = t.verify(ctx)
+	m := t.state().meta
+	t.end()
+	if err != nil {
+		return err
+	}
+	if err := b.hold(); err != nil {
+		return err
+	}
+	defer b.release()
+	if err := b.adopt(ctx); err != nil {
+		return err
+	}
+	n := m.entry(e.Name, e.Partition) // what .mailbox says wins over the list
+	return s.list.change(ctx, func(tx *sql.Tx) error { return put(ctx, tx, &n) })
+}
+
+// mendMeta makes a .mailbox that is missing or damaged again, from the list. The
+// ceilings are unknown then: they are set far above whatever the index and the
+// names have.
+func (s *Store) mendMeta(e *Entry) error {
+	dir, err := s.dirOf(e.Partition, e.Name)
+	if err != nil {
+		return err
+	}
+	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if _, _, err := readMeta(fd); err == nil || !errors.Is(err, ErrNotFound) && !errors.Is(err, errMeta) {
+		return err
+	}
+	m := e.meta()
+	highest, modseq := UID(0), ModSeq(0)
+	if names, err := listNames(fd, "cur"); err == nil {
+		for _, n := range names {
+			if p := parseName(n, tagOf(e.ID)); p.ours {
+				highest = max(highest, p.uid)
+			}
+		}
+	}
+	if ifd, err := openat(fd, indexName, unix.O_RDONLY, 0); err == nil {
+		if h, err := readHeader(ifd, e.ID); err == nil {
+			highest, modseq = max(highest, h.uidNext), h.modseq
+		}
+		unix.Close(ifd)
+	}
+	m.uidCeiling = UID(min(uint64(highest)+4096, 1<<32-1))
+	m.modCeiling = max(modseq, ModSeq(s.now().Unix())) + 1<<21
+	for _, d := range maildirs {
+		if err := unix.Mkdirat(fd, d, 0o700); err != nil && err != unix.EEXIST {
+			return sysErr("mkdir "+d, err)
+		}
+	}
+	s.conf.Log.Warnf("%s: %s made again from the list", e.Name, metaName)
+	return writeFileAt(s, fd, metaName, m.write)
+}
+
+// RebuildList reads every .mailbox into mailboxes.db. Names whose directory is
+// gone are taken out of it if prune is set.
+func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err error) {
+	there := map[mailbox.Name]bool{}
+	var all []Entry
+	for e, err := range s.scan(ctx) {
+		if err != nil {
+			return found, err
+		}
+		there[e.Name] = true
+		all = append(all, e)
+	}
+	var lost []Entry
+	if prune {
+		for e, err := range s.List(ctx, Query{Deleted: true}) {
+			if err != nil {
+				return found, err
+			}
+			if !there[e.Name] {
+				lost = append(lost, e)
+			}
+		}
+	}
+	for len(all) > 0 {
+		page := all[:min(1000, len(all))]
+		all = all[len(page):]
+		err := s.list.change(ctx, func(tx *sql.Tx) error {
+			for i := range page {
+				if err := put(ctx, tx, &page[i]); err != nil {
+					s.conf.Log.Warnf("%s: %v", page[i].Name, err)
+					continue
+				}
+				found++
+			}
+			return nil
+		})
+		if err != nil {
+			return found, err
+		}
+	}
+	return found, s.list.change(ctx, func(tx *sql.Tx) error {
+		for i := range lost {
+			if err := remove(ctx, tx, &lost[i], s.now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

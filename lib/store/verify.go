@@ -1,0 +1,245 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"angarium/lib/message"
+)
+
+// Rule 6: verify makes an index that can be trusted out of the one that is
+// there, as far as it can be read, and of the files. The names say what the
+// records have lost; a UID that might have been given is not given again, since
+// .mailbox knows ceilings of both counters. Nothing is deleted in doubt.
+
+// verify is called with the lock held, and leaves it held.
+func (t *txn) verify(ctx context.Context) error {
+	b := t.b
+	m, at, err := readMeta(b.dir)
+	if err != nil {
+		return err
+	}
+	b.setMeta(m, at)
+	old := t.salvage(m)
+	names, err := t.listTwice(old)
+	if err != nil {
+		return err
+	}
+	found := b.sortOut(names)
+	extras, err := b.readExtra()
+	if err != nil {
+		return err
+	}
+	h := t.raised(m, old)
+	live, gone, err := t.rebuild(ctx, old, &found, extras, &h)
+	if err != nil {
+		return err
+	}
+	m = m.clone()
+	m.uidCeiling = UID(min(uint64(h.uidNext)+1024, 1<<32-1))
+	m.modCeiling = h.modseq + 1 + 1<<20
+	if err := t.writeMeta(m); err != nil {
+		return err
+	}
+	if err := t.replaceIndex(h, live, gone); err != nil {
+		return err
+	}
+	if err := t.recountQuota(); err != nil {
+		b.st.conf.Log.Warnf("%s: quota: %v", b.where(), err)
+	}
+	b.changed(Messages)
+	b.keep.named(b)
+	b.keep.expunged(b)
+	b.lookSoon()
+	return nil
+}
+
+// salvaged is what could be read of the old index.
+type salvaged struct {
+	hdr  header
+	snap *snapshot
+	max  UID
+}
+
+// salvage reads each record that is good, up to what the newest good header
+// calls its end. Without a header there is nothing that can be believed.
+func (t *txn) salvage(m *meta) *salvaged {
+	b := t.b
+	s := &salvaged{snap: &snapshot{}}
+	fd, err := openat(b.dir, indexName, unix.O_RDONLY, 0)
+	if err != nil {
+		return s
+	}
+	defer unix.Close(fd)
+	h, err := readHeader(fd, m.id)
+	if err != nil || h.uidValidity != m.uidValidity {
+		return s
+	}
+	s.hdr = h
+	e := (*snapshot)(nil).edit()
+	buf := make([]byte, recordSize)
+	for off := int64(recordsAt); off < h.end; off += recordSize {
+		if n, err := pread(fd, buf, off); err != nil || n < recordSize {
+			break
+		}
+		var m Message
+		if m.decode(buf, b.id, h.gen, off) == nil {
+			e.apply(&m)
+			s.max = max(s.max, m.UID)
+		}
+	}
+	s.snap = e.done()
+	return s
+}
+
+// listTwice lists cur/, and again if a record's file was not there: others may
+// be renaming it.
+func (t *txn) listTwice(old *salvaged) ([]string, error) {
+	names, err := listNames(t.b.dir, "cur")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := unix.Mkdirat(t.b.dir, "cur", 0o700); err != nil {
+			return nil, sysErr("mkdir cur", err)
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	found := t.b.sortOut(names)
+	for m := range old.snap.all() {
+		if _, ok := found.ours[m.UID]; ok {
+			continue
+		}
+		again, err := listNames(t.b.dir, "cur")
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(names)
+		for _, n := range again {
+			if _, ok := slices.BinarySearch(names, n); !ok {
+				names = append(names, n)
+				slices.Sort(names)
+			}
+		}
+		return names, nil
+	}
+	return names, nil
+}
+
+// raised is the new header: both counters at what was the ceiling, which no
+// client has seen.
+func (t *txn) raised(m *meta, old *salvaged) header {
+	h := header{
+		counter: old.hdr.counter, gen: old.hdr.gen, epoch: t.b.st.epoch,
+		uidValidity: m.uidValidity, uidNext: max(m.uidCeiling, old.hdr.uidNext, old.max+1),
+		modseq: max(m.modCeiling, old.hdr.modseq+1), recent: old.hdr.recent, cacheEnd: old.hdr.cacheEnd,
+	}
+	h.history = h.modseq
+	if st, err := fstatat(t.b.dir, "cur"); err == nil {
+		h.curIno = st.Ino
+	}
+	if st, err := fstatat(t.b.dir, cacheName); err == nil {
+		h.cacheEnd = max(h.cacheEnd, st.Size)
+	}
+	return h // curMtime 0, newMtime 0: what is foreign is looked for soon
+}
+
+// rebuild makes the records.
+func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras map[UID]extra, h *header) (*snapshot, []Message, error) {
+	b := t.b
+	translate := b.letterKeywords()
+	keywords := t.state().meta.keywords
+	gone := slices.Clone(old.snap.gone)
+	dead := map[UID]bool{}
+	for i := range gone {
+		dead[gone[i].UID] = true
+		if f, ok := found.ours[gone[i].UID]; ok && gone[i].Flags&flagMoved == 0 {
+			_ = f // the renamer finishes what was begun
+		}
+	}
+	live := (*snapshot)(nil).edit()
+	uids := make([]UID, 0, len(found.ours))
+	for u := range found.ours {
+		uids = append(uids, u)
+	}
+	slices.Sort(uids)
+	for _, u := range uids {
+		if dead[u] {
+			continue // expunged, not yet moved: or put back by others, adopt sees to it
+		}
+		f := found.ours[u]
+		var n Message
+		if _, m := old.snap.find(u); m != nil {
+			n, _ = mergeName(m, f, translate)
+		} else {
+			var err error
+			if n, err = t.fromFile(ctx, f, extras[u], translate, keywords); err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				return nil, nil, err
+			}
+		}
+		n.ModSeq = h.modseq
+		if n.Created == 0 {
+			n.Created = h.modseq
+		}
+		live.push(&n)
+	}
+	now := b.st.now().Unix()
+	for m := range old.snap.all() {
+		if _, ok := found.ours[m.UID]; ok {
+			continue
+		}
+		n := *m
+		n.Flags |= flagGone | flagMoved | flagSwept
+		n.ModSeq, n.Saved = h.modseq, now
+		gone = append(gone, n)
+	}
+	live.touched = 0
+	return live.done(), gone, nil
+}
+
+// fromFile makes a record of what a name and .extra say, and of the content.
+func (t *txn) fromFile(ctx context.Context, f foundFile, x extra, translate func(int) int, keywords []string) (Message, error) {
+	if err := ctx.Err(); err != nil {
+		return Message{}, err
+	}
+	b := t.b
+	m := Message{UID: f.uid, Internal: f.seconds, Size: f.size, Named: f.letters, Saved: f.seconds}
+	applyLetters(&m, f.letters, 0, translate)
+	if x.saved != 0 {
+		m.Saved = x.saved
+	}
+	for _, k := range x.keywords {
+		if i := keywordBit(keywords, k); i >= 0 {
+			m.setKeyword(i, true)
+		}
+	}
+	fd, err := openat(b.dir, "cur/"+f.name, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return m, err
+	}
+	file := &body{fd: fd, size: 1<<63 - 1}
+	defer file.Close()
+	sum, mime := sha256.New(), message.NewParser()
+	n, err := io.Copy(io.MultiWriter(sum, mime), io.NewSectionReader(file, 0, 1<<62))
+	if err != nil {
+		return m, err
+	}
+	m.GUID = [16]byte(sum.Sum(nil))
+	m.Size = n
+	if name := m.fileName(b.tag); name != f.name { // the size is not what the name says, or others added fields
+		err := unix.Renameat2(b.dir, "cur/"+f.name, b.dir, "cur/"+name, unix.RENAME_NOREPLACE)
+		if err != nil {
+			return m, sysErr("rename "+f.name, err)
+		}
+	}
+	return m, nil
+}
