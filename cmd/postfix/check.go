@@ -166,6 +166,10 @@ func (s *script) buildTables(ctx context.Context) {
 		}
 	}
 	for _, name := range []string{"alias_database", "alias_maps"} {
+		// The default is /etc/aliases, which is no business of a private set-up.
+		if _, set := s.conf.Raw(name); !set && s.conf.Dir() != maincf.DefaultDir {
+			continue
+		}
 		for _, word := range s.conf.List(name) {
 			build("postalias", word)
 		}

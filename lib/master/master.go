@@ -81,6 +81,8 @@ type Master struct {
 	knocks  map[int]*group // descriptors watched for a first client
 	missing map[string]bool
 	noted   map[string]bool
+	started bool
+	early   []string // warnings from before the start
 	ending  bool
 }
 
@@ -140,6 +142,11 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	if m.Started != nil {
 		m.Started()
 	}
+	m.started = true
+	for _, text := range m.early {
+		m.Log.Warnf("%s", text)
+	}
+	m.early = nil
 	go m.reap(ctx)
 	go m.listenForKnocks()
 	m.apply(m.setup)
@@ -167,12 +174,21 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 }
 
+// warn logs a warning, but not before the line that says that we have started.
+func (m *Master) warn(format string, args ...any) {
+	if !m.started {
+		m.early = append(m.early, fmt.Sprintf(format, args...))
+		return
+	}
+	m.Log.Warnf(format, args...)
+}
+
 // note logs what the plan has to say, each text once.
 func (m *Master) note(p *plan.Plan) {
 	for _, n := range p.Notes {
 		if !m.noted[n] {
 			m.noted[n] = true
-			m.Log.Warnf("%s", n)
+			m.warn("%s", n)
 		}
 	}
 }
@@ -188,7 +204,7 @@ func (m *Master) leaveOut(p *plan.Plan) {
 		}
 		if !m.missing[proc.Path] {
 			m.missing[proc.Path] = true
-			m.Log.Warnf("%s: %v -- services skipped: %s", proc.Path, reason(err), lineNames(proc))
+			m.warn("%s: %v -- services skipped: %s", proc.Path, reason(err), lineNames(proc))
 		}
 		return true
 	})
@@ -210,7 +226,7 @@ func (m *Master) openSockets(p *plan.Plan, fatal bool) error {
 						if fatal {
 							return bindError(s, err)
 						}
-						m.Log.Warnf("service %s: %v", l.Name, bindError(s, err))
+						m.warn("service %s: %v", l.Name, bindError(s, err))
 						continue
 					}
 					m.sockets[s.Key()] = fd

@@ -19,6 +19,7 @@ import (
 	"angarium/lib/conf/maincf"
 	"angarium/lib/maillog"
 	"angarium/lib/plan"
+	"angarium/lib/sysuser"
 )
 
 // PIDFile is where Postfix' master says who it is, below queue_directory. Its lock,
@@ -106,6 +107,9 @@ func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
 		return err
 	}
 	defer data.Close()
+	if u, err := sysuser.Lookup(conf.String("mail_owner")); err == nil && u != nil && os.Geteuid() == 0 {
+		_ = data.Chown(u.UID, u.GID) // it lies in a directory of that user
+	}
 
 	sink, err := maillog.Open(maillog.Config{
 		File:     conf.String("maillog_file"),

@@ -201,7 +201,11 @@ func (k *child) endSessions() {
 // logPanic writes what happened and where, a line each.
 func logPanic(log *maillog.Logger, p any) {
 	log.Panicf("%v", p)
-	for i, line := range strings.Split(strings.TrimSpace(string(debug.Stack())), "\n") {
+	stack := strings.TrimSpace(string(debug.Stack()))
+	if _, after, ok := strings.Cut(stack, "runtime/panic.go:"); ok {
+		_, stack, _ = strings.Cut(after, "\n") // what lies above is how we came here
+	}
+	for i, line := range strings.Split(stack, "\n") {
 		if i == 60 {
 			break
 		}
