@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"angarium/lib/dsn"
+	"angarium/lib/queue"
 )
 
 // Headers that matter when one is missing.
@@ -251,7 +252,10 @@ func (d *Draft) endHeader() error {
 func (d *Draft) addMissing(prefix string, id, date, from uint16) {
 	now := d.env.Arrival
 	if d.has&id == 0 {
-		value := "<" + now.UTC().Format("20060102150405") + "." + d.q.ID() + "@" + d.c.c.Hostname + ">"
+		value := "<" + d.q.ID() + "@" + d.c.c.Hostname + ">"
+		if !queue.IsLong(d.q.ID()) { // a short id comes again
+			value = "<" + now.UTC().Format("20060102150405") + "." + value[1:]
+		}
 		d.put(prefix + "Message-Id: " + value + "\n")
 		d.note(strings.ToLower(prefix)+"message-id", []byte(value))
 	}

@@ -81,6 +81,9 @@ func ValidID(s string) bool {
 	return true
 }
 
+// IsLong reports whether an id is of the long form.
+func IsLong(id string) bool { _, long := longTimePart(id); return long }
+
 // longTimePart is the place of the 'z' in a long id; ok is false for a short one.
 func longTimePart(id string) (i int, ok bool) {
 	i = strings.LastIndexByte(id, 'z')

@@ -98,7 +98,8 @@ func (r *Reader) Offset() int64 { return r.offset }
 func (r *Reader) Next() int64 { return r.next }
 
 // Read returns the next record; its data is valid until the next call. The end
-// of the stream between two records is io.EOF, within one io.ErrUnexpectedEOF.
+// of the stream between two records is io.EOF, within one io.ErrUnexpectedEOF (then
+// data has the length that the record claimed).
 func (r *Reader) Read() (Type, []byte, error) {
 	t, err := r.r.ReadByte()
 	if err != nil {
@@ -117,7 +118,7 @@ func (r *Reader) Read() (Type, []byte, error) {
 	}
 	r.buf = r.buf[:n]
 	if _, err := io.ReadFull(r.r, r.buf); err != nil {
-		return 0, nil, short(err)
+		return Type(t), r.buf, short(err)
 	}
 	r.next += int64(head + n)
 	return Type(t), r.buf, nil
