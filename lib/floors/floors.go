@@ -19,7 +19,7 @@ var house = []struct {
 	{"second: work", "cleanup deliver/ verify screen"},
 	{"third: daemons", "smtpd qmgr lmtpd imapd pop3d timsieved list webmail admin"},
 	{"roof: settings and command lines", "conf/maincf conf/imapdconf conf/spamconf cli"},
-	{"roof: lists of services", "conf/mastercf conf/cyrusconf conf/storeconf"},
+	{"roof: lists of services", "conf/mastercf conf/cyrusconf conf/storeconf conf/mailconf conf/queueconf"},
 	{"roof: which processes a set-up consists of", "plan"},
 	{"roof: parents and children", "service master"},
 	{"roof: programs", "cmd/"},

@@ -133,6 +133,15 @@ func (r *Router) RewriteRemote(a address.Address) address.Address {
 	return r.rewrite(a, d, d, d != "", d != "")
 }
 
+// RewriteAs is Rewrite for this machine's own origin, else RewriteRemote with
+// another domain for bare names.
+func (r *Router) RewriteAs(a address.Address, domain string) address.Address {
+	if domain == r.c.MyOrigin {
+		return r.Rewrite(a)
+	}
+	return r.rewrite(a, domain, domain, domain != "", domain != "")
+}
+
 func (r *Router) rewrite(a address.Address, origin, domain string, at, dot bool) address.Address {
 	if a.IsNull() {
 		return a
