@@ -19,9 +19,3 @@ func (c *Config) NotActedOn() []Entry {
 	}
 	return list
 }
-
-// acted is the one place that says what is obeyed, sorted. A test compares it
-// with the names that the programs read.
-var acted = [...]string{
-	"compatibility_level",
-}

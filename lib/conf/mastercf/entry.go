@@ -111,11 +111,14 @@ func (e *Entry) SetOverride(name, value string) {
 	args, found := e.Field, false
 	i := Fields
 	for ; i < len(args) && strings.HasPrefix(args[i], "-") && args[i] != "--"; i++ {
-		if args[i] == "-o" && i+1 < len(args) {
-			i++
-			if strings.HasPrefix(args[i], name+"=") {
-				args[i], found = name+"="+value, true
-			}
+		if args[i] != "-o" {
+			continue
+		}
+		if i+1 == len(args) {
+			break // a last -o without a value must not swallow ours
+		}
+		if i++; strings.HasPrefix(args[i], name+"=") {
+			args[i], found = name+"="+value, true
 		}
 	}
 	if !found {
