@@ -113,7 +113,7 @@ func Versions(s string) (lowest, highest uint16, err error) {
 		op := word[:len(word)-len(strings.TrimLeft(word, "<>=!"))]
 		n, ok := version(word[len(op):])
 		if !ok {
-			return 0, 0, fmt.Errorf("Invalid TLS protocol list: %q", s)
+			return 0, 0, fmt.Errorf("invalid TLS protocol list: %q", s)
 		}
 		switch op {
 		case ">=":
@@ -125,7 +125,7 @@ func Versions(s string) (lowest, highest uint16, err error) {
 		case "":
 			named = append(named, n)
 		default:
-			return 0, 0, fmt.Errorf("Invalid TLS protocol list: %q", s)
+			return 0, 0, fmt.Errorf("invalid TLS protocol list: %q", s)
 		}
 	}
 	if len(named) > 0 {
