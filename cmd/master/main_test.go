@@ -171,7 +171,7 @@ func (tr *tree) start() {
 func (tr *tree) run(name string, args ...string) {
 	tr.t.Helper()
 	tr.cmd = exec.Command(tr.path("bin/"+name), args...)
-	tr.cmd.Env = append(os.Environ(), "CYRUS_MAILLOG_FILE="+tr.path("log/mail.log"), "CYRUS_USER="+owner())
+	tr.cmd.Env = append(os.Environ(), "CYRUS_USER="+owner())
 	tr.cmd.Stderr = os.Stderr
 	if err := tr.cmd.Start(); err != nil {
 		tr.t.Fatal(err)
@@ -767,7 +767,7 @@ func cyrusTree(t *testing.T, cyrusConf string) *tree {
 	if err := os.Mkdir(tr.path("conf"), 0777); err != nil {
 		t.Fatal(err)
 	}
-	tr.write("etc/imapd.conf", "configdirectory: "+tr.path("conf")+"\ndefaultpartition: default\npartition-default: "+tr.path("spool")+"\nservername: one\n")
+	tr.write("etc/imapd.conf", "configdirectory: "+tr.path("conf")+"\ndefaultpartition: default\npartition-default: "+tr.path("spool")+"\nmaillog_file: "+tr.path("log/mail.log")+"\n")
 	tr.write("etc/cyrus.conf", strings.ReplaceAll(cyrusConf, "DIR", tr.dir))
 	return tr
 }
@@ -796,6 +796,7 @@ func TestCyrus(t *testing.T) {
 }
 DAEMON {
   idle cmd="/bin/sh DIR/etc/idle"
+  early cmd="/bin/sh DIR/etc/early" wait=y
 }
 `)
 	if err := os.Mkdir(tr.path("out"), 0777); err != nil {
@@ -805,6 +806,7 @@ DAEMON {
 		t.Fatal(err)
 	}
 	tr.write("etc/first", "echo first >>"+tr.path("out/first")+"\n")
+	tr.write("etc/early", "sleep 0.2; echo early >"+tr.path("out/early")+"\nprintf 'ok\\r\\n' >&3\nexec sleep 1000\n")
 	tr.write("etc/now", "echo now >>"+tr.path("out/now")+"\n")
 	tr.write("etc/idle", "echo $$ >>"+tr.path("out/idle")+"\nexec sleep 1000\n")
 	tr.cyrmaster()
@@ -815,6 +817,9 @@ DAEMON {
 	secure := tr.dial("public/imaps")
 	if s.name != "imap" || secure.name != "imaps" || s.pid != secure.pid {
 		t.Errorf("imap and imaps share a process: %s[%d] %s[%d]", s.name, s.pid, secure.name, secure.pid)
+	}
+	if b, _ := os.ReadFile(tr.path("out/early")); string(b) != "early\n" {
+		t.Errorf("a session before the daemon with wait=y was ready: %q", b)
 	}
 	if b, _ := os.ReadFile(tr.path("out/first")); string(b) != "first\n" {
 		t.Errorf("START: %q", b)
@@ -851,7 +856,7 @@ func TestCyrusDaemonMode(t *testing.T) {
 	args := []string{"-C", tr.path("etc/imapd.conf"), "-M", tr.path("etc/cyrus.conf"), "-p", tr.path("log/master.pid"), "-d"}
 	start := func() ([]byte, error) {
 		cmd := exec.Command(tr.path("bin/cyrmaster"), args...)
-		cmd.Env = append(os.Environ(), "CYRUS_MAILLOG_FILE="+tr.path("log/mail.log"), "CYRUS_USER="+owner())
+		cmd.Env = append(os.Environ(), "CYRUS_USER="+owner())
 		return cmd.CombinedOutput()
 	}
 	if out, err := start(); err != nil {
@@ -875,8 +880,8 @@ func TestCyrusDaemonMode(t *testing.T) {
 
 func TestCyrusStartFails(t *testing.T) {
 	tr := cyrusTree(t, "START {\n  bad cmd=\"/bin/false\"\n}\n"+imapService)
-	cmd := exec.Command(tr.path("bin/cyrmaster"), "-C", tr.path("etc/imapd.conf"), "-M", tr.path("etc/cyrus.conf"), "-D")
-	cmd.Env = append(os.Environ(), "CYRUS_MAILLOG_FILE="+tr.path("log/mail.log"), "CYRUS_USER="+owner())
+	cmd := exec.Command(tr.path("bin/cyrmaster"), "-C", tr.path("etc/imapd.conf"), "-M", tr.path("etc/cyrus.conf"), "-p", tr.path("log/master.pid"), "-D")
+	cmd.Env = append(os.Environ(), "CYRUS_USER="+owner())
 	if err := cmd.Run(); err == nil {
 		t.Error("a failing START command should end the start")
 	}

@@ -49,10 +49,10 @@ func Open(c Config) (Sink, error) {
 		return nil, fmt.Errorf("maillog_file '%s' does not match maillog_file_prefixes '%s'", c.File, strings.Join(c.Prefixes, " "))
 	}
 	file := NewFile(c.File)
+	_ = file.Reopen() // while we have the rights
 	if c.Socket == "" {
 		return file, nil
 	}
-	_ = file.Reopen() // while we have the rights
 	return &socketSink{path: c.Socket, host: file.host, fallback: file}, nil
 }
 
@@ -136,6 +136,8 @@ type File struct {
 	host string
 	mu   sync.Mutex
 	f    *os.File
+	id   os.FileInfo // of f
+	seen time.Time   // when the name was last looked at
 	buf  []byte
 }
 
@@ -154,11 +156,24 @@ func (s *File) reopen() error {
 	if err != nil {
 		return err
 	}
-	if s.f != nil {
+	if s.f != nil && s.f != os.Stdout && s.f != os.Stderr {
 		s.f.Close()
 	}
 	s.f = f
+	s.id, _ = f.Stat()
 	return nil
+}
+
+// follow opens the file anew if its name belongs to another file now, or to none:
+// someone has rotated it. It looks once a second.
+func (s *File) follow(t time.Time) {
+	if t.Sub(s.seen) < time.Second || s.id == nil || !s.id.Mode().IsRegular() {
+		return
+	}
+	s.seen = t
+	if fi, err := os.Stat(s.path); err != nil || !os.SameFile(fi, s.id) {
+		_ = s.reopen() // if we may not, the old file is better than none
+	}
 }
 
 // openLog opens for append. The standard streams may be sockets (systemd), which
@@ -199,6 +214,7 @@ func (s *File) write() error {
 			return err
 		}
 	}
+	s.follow(time.Now())
 	_, err := s.f.Write(s.buf)
 	if cap(s.buf) > 1<<16 {
 		s.buf = nil

@@ -87,7 +87,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	if err != nil {
 		return cli.Exit(cli.Config, "%v", err)
 	}
-	sink, err := maillog.Open(maillog.Config{File: os.Getenv("CYRUS_MAILLOG_FILE"), Facility: conf.String("syslog_facility")})
+	sink, err := maillog.Open(maillog.Config{File: logFile(conf), Facility: conf.String("syslog_facility")})
 	if err != nil {
 		return cli.Exit(cli.Config, "%v", err)
 	}
@@ -101,18 +101,16 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 		log.Log(maillog.Notice, "exiting")
 		return cli.Exit(code, format, args...)
 	}
-	if o.daemon {
-		pid, err := Lock(o.pid, 0644)
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-			return fail(cli.OSErr, "can't open pidfile: %v", err)
-		}
-		if err != nil {
-			return fail(cli.OSErr, "cannot get exclusive lock on pidfile (is another master still running?)")
-		}
-		defer pid.Close()
-		if err := WritePID(pid, fmt.Sprintf("%d\n", os.Getpid())); err != nil {
-			return fail(cli.OSErr, "unable to write to pidfile: %v", err)
-		}
+	pid, err := Lock(o.pid, 0644)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return fail(cli.OSErr, "can't open pidfile: %v", err)
+	}
+	if err != nil {
+		return fail(cli.OSErr, "cannot get exclusive lock on pidfile (is another master still running?)")
+	}
+	defer pid.Close()
+	if err := WritePID(pid, fmt.Sprintf("%d\n", os.Getpid())); err != nil {
+		return fail(cli.OSErr, "unable to write to pidfile: %v", err)
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
@@ -151,6 +149,12 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	err = m.Run(ctx, signals)
 	log.Log(maillog.Notice, "All children have exited, closing down")
 	return err
+}
+
+// logFile is maillog_file in imapd.conf: ours, for a set-up without syslog.
+func logFile(conf *imapdconf.Config) string {
+	file, _ := conf.Raw("maillog_file")
+	return file
 }
 
 // redirect is -L: standard output and error go to a file.

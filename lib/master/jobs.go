@@ -1,6 +1,7 @@
 package master
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,6 +56,7 @@ type jobs struct {
 	timers  []*time.Timer
 	events  map[int]running // commands by the clock
 	keepers []*keeper
+	begun   bool
 }
 
 type running struct {
@@ -133,7 +135,10 @@ func (m *Master) arm(s *Setup, j *Job, from time.Time) {
 func (m *Master) runJob(j *Job) {
 	pid, err := m.fork(j.Path, j.Args)
 	if err != nil {
-		m.Log.Log(maillog.Err, "can't exec %s on schedule: %v", j.Path, err)
+		if !m.missing[j.Path] || !os.IsNotExist(err) { // once will do
+			m.missing[j.Path] = true
+			m.Log.Log(maillog.Err, "can't exec %s on schedule: %v", j.Path, err)
+		}
 		return
 	}
 	if m.jobs.events == nil {
@@ -142,14 +147,51 @@ func (m *Master) runJob(j *Job) {
 	m.jobs.events[pid] = running{"EVENT", j.Name, j.Path, time.Now()}
 }
 
-// fork starts a command as the user of the set-up.
-func (m *Master) fork(path string, args []string) (int, error) {
+// fork starts a command as the user of the set-up; more becomes descriptor 3.
+func (m *Master) fork(path string, args []string, more ...uintptr) (int, error) {
 	return syscall.ForkExec(path, append([]string{filepath.Base(path)}, args...), &syscall.ProcAttr{
 		Env:   m.setup.Environ,
-		Files: []uintptr{0, 1, 2},
+		Files: append([]uintptr{0, 1, 2}, more...),
 		Sys:   &syscall.SysProcAttr{Credential: m.setup.Cred},
 	})
 }
+
+// startWaiting starts the keepers that others need, one by one: each says "ok" on
+// descriptor 3 when it is ready. Only the first start is waited for, as in Cyrus.
+func (m *Master) startWaiting(s *Setup) {
+	if m.jobs.begun {
+		return
+	}
+	m.jobs.begun = true
+	for _, k := range s.Keepers {
+		if !k.Wait {
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			m.Log.Log(maillog.Err, "ERROR: unable to spawn waitdaemon %s/daemon: pipe failed: %v", k.Name, err)
+			continue
+		}
+		pid, err := m.fork(k.Path, k.Args, w.Fd())
+		w.Close()
+		if err != nil {
+			r.Close()
+			m.Log.Log(maillog.Err, "cannot find executable for waitdaemon '%s'", k.Name)
+			continue
+		}
+		m.jobs.keepers = append(m.jobs.keepers, &keeper{Keeper: k, pid: pid, started: time.Now()})
+		b := make([]byte, 4)
+		_ = r.SetReadDeadline(time.Now().Add(waitTime))
+		if _, err := io.ReadFull(r, b); err != nil || string(b) != "ok\r\n" {
+			m.Log.Log(maillog.Err, "ERROR: waitdaemon %s/daemon did not write \"ok\" to fd 3: %v", k.Name, err)
+		}
+		r.Close()
+	}
+}
+
+// waitTime is how long a daemon with wait=y may take. Cyrus waits forever; but a
+// server that never starts helps nobody.
+const waitTime = 60 * time.Second
 
 func (m *Master) keep(k *keeper) {
 	if m.ending || k.gone {

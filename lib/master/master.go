@@ -291,6 +291,7 @@ func (m *Master) closeSockets(p *plan.Plan) {
 func (m *Master) apply(s *Setup) {
 	m.setup = s
 	wanted := map[string]bool{}
+	m.startWaiting(s)
 	procs := slices.Clone(s.Plan.Processes)
 	slices.SortStableFunc(procs, func(a, b *plan.Process) int { return m.rank(a) - m.rank(b) })
 	for _, p := range procs {

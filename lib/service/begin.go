@@ -150,7 +150,10 @@ func (e *Env) loadCyrus(c *cli.Cmd, o options) error {
 	}
 	sink := maillog.ToWriter(c.Stderr)
 	if !e.ByHand {
-		if sink, err = maillog.Open(maillog.Config{File: os.Getenv("CYRUS_MAILLOG_FILE"), Facility: conf.String("syslog_facility")}); err != nil {
+		// maillog_file is ours, for a set-up without syslog. It is opened here, while
+		// we have the rights.
+		logFile, _ := conf.Raw("maillog_file")
+		if sink, err = maillog.Open(maillog.Config{File: logFile, Facility: conf.String("syslog_facility")}); err != nil {
 			return err
 		}
 	}
