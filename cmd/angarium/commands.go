@@ -8,6 +8,7 @@ import (
 	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
 	"angarium/cmd/postsuper"
+	"angarium/cmd/qmgr"
 	"angarium/lib/cli"
 )
 
@@ -21,4 +22,5 @@ var commands = map[string]cli.Main{
 	"postlogd":  postlogd.Main,
 	"postmap":   postmap.Main,
 	"postsuper": postsuper.Main,
+	"qmgr":      qmgr.Main,
 }

@@ -24,7 +24,7 @@ func (m *Manager) feed(ctx context.Context) {
 	for {
 		m.mu.Lock()
 		for !m.draining && len(m.notices) > 0 && m.room() {
-			id := m.notices[0]
+			next := m.notices[0]
 			m.notices = m.notices[1:]
 			if len(m.notices) == 0 {
 				m.notices = nil
@@ -35,7 +35,7 @@ func (m *Manager) feed(ctx context.Context) {
 			if more {
 				m.poke() // another feeder may help
 			}
-			m.activate(ctx, candidate{queue.Incoming, id, true})
+			m.activate(ctx, next)
 			m.mu.Lock()
 			m.feeding--
 		}
@@ -215,4 +215,22 @@ func (m *Manager) scanMaildrop(ctx context.Context) {
 			m.c.Log.Warnf("maildrop/%s: %v", id, err)
 		}
 	}
+}
+
+// TryNow tries a message at once, wherever it waits: postqueue -i.
+func (m *Manager) TryNow(id string) {
+	dir, ok := m.c.Queue.Find(id, queue.Deferred, queue.Incoming)
+	if !ok {
+		return
+	}
+	if err := m.c.Queue.SetTry(dir, id, m.c.Now()); err != nil {
+		return
+	}
+	m.mu.Lock()
+	for _, t := range m.transports {
+		t.revive()
+	}
+	m.notices = append(m.notices, candidate{dir: dir, id: id})
+	m.mu.Unlock()
+	m.poke()
 }

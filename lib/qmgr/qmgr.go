@@ -99,8 +99,8 @@ type Manager struct {
 	cond       *sync.Cond // deliveries ended
 	active     map[string]*message
 	transports map[string]*transport
-	notices    []string // ids that cleanup announced
-	overflow   bool     // there were more: scan incoming
+	notices    []candidate // what cleanup announced, and postqueue -i asked for
+	overflow   bool        // there were more: scan incoming
 	wantScan   scanFlags
 	deliveries int
 	feeding    int
@@ -158,7 +158,7 @@ func (m *Manager) Notice(id string) {
 	}
 	m.mu.Lock()
 	if len(m.notices) < maxNotices {
-		m.notices = append(m.notices, id)
+		m.notices = append(m.notices, candidate{queue.Incoming, id, true})
 	} else {
 		m.overflow = true
 		m.cond.Broadcast()

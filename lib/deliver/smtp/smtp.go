@@ -403,7 +403,7 @@ func (d *delivery) logTLS(s *session, p place, conf *tls.Config) {
 	if conf.InsecureSkipVerify {
 		trust = "Untrusted"
 	}
-	d.r.Log.Infof("%s TLS connection established to %s: %s", trust, p.relay, tlsconf.Describe(s.client.TLS()))
+	d.r.Log.Infof("%s TLS connection established to %s: %s", trust, p.relay, tlsconf.Describe(s.client.TLS(), nil, nil))
 }
 
 func (d *delivery) login(ctx context.Context, s *session, hop string, p place) error {

@@ -1,0 +1,290 @@
+package qmgr
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"angarium/lib/address"
+	"angarium/lib/agent/wire"
+	"angarium/lib/conf/mailconf"
+	"angarium/lib/conf/maincf"
+	smtpagent "angarium/lib/deliver/smtp"
+	"angarium/lib/dns"
+	"angarium/lib/maps"
+	"angarium/lib/qmgr"
+	"angarium/lib/sasl"
+	"angarium/lib/service"
+	"angarium/lib/smtp"
+	"angarium/lib/tlsconf"
+)
+
+// transports makes an agent for each delivering line of master.cf that is ours;
+// what has a process of its own (local, virtual, pipe) is found by its socket.
+func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error) {
+	list := map[string]*qmgr.Transport{}
+	add := func(name, command string, conf *maincf.Config, limit int) error {
+		t := d.transport(name, command, conf)
+		t.Limit = limit
+		if command == "smtp" || command == "lmtp" {
+			a, err := d.smtpAgent(conf, command == "lmtp" || name == "lmtp")
+			if err != nil {
+				return err
+			}
+			t.Agent = a.Deliver
+			d.agents = append(d.agents, closer{a})
+		}
+		list[name] = t
+		return nil
+	}
+	for _, s := range env.Services {
+		switch s.Command {
+		case "smtp", "lmtp", "error", "discard", "retry":
+			if err := add(s.Name, s.Command, s.Conf, s.Limit); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if env.ByHand && list["smtp"] == nil {
+		for _, name := range []string{"smtp", "relay", "lmtp"} {
+			command := strings.Replace(name, "relay", "smtp", 1)
+			if err := add(name, command, d.conf, 0); err != nil {
+				return nil, err
+			}
+		}
+	}
+	sockets, _ := os.ReadDir(filepath.Join(d.conf.String("queue_directory"), "private"))
+	for _, f := range sockets {
+		if name := f.Name(); list[name] == nil && f.Type()&os.ModeSocket != 0 && !internal(name) {
+			d.outside(list, name)
+		}
+	}
+	if list["local"] == nil {
+		d.outside(list, "local")
+	}
+	return list, nil
+}
+
+// outside is a transport behind a socket.
+func (d *daemon) outside(list map[string]*qmgr.Transport, name string) {
+	t := d.transport(name, name, d.conf)
+	t.Agent = wire.Agent("private/" + name)
+	if !filepath.IsAbs(d.conf.String("queue_directory")) {
+		t.Agent = wire.Agent(filepath.Join(d.conf.String("queue_directory"), "private", name))
+	}
+	if t.Expands = name == "local"; t.Expands {
+		t.Recipients = 1
+	}
+	list[name] = t
+}
+
+// internal names sockets that are no transports.
+func internal(name string) bool {
+	return slices.Contains([]string{"bounce", "defer", "trace", "verify", "rewrite", "proxymap", "proxywrite", "anvil", "scache",
+		"tlsmgr", "auth", "error", "retry", "discard"}, name)
+}
+
+type closer struct{ a *smtpagent.Agent }
+
+func (c closer) Close() error { c.a.Close(); return nil }
+
+func (d *daemon) transport(name, command string, conf *maincf.Config) *qmgr.Transport {
+	tag := conf.String("syslog_name") + "/"
+	if name != command && command != "error" && name != "relay" {
+		tag += name + "/"
+	}
+	if name == "relay" && command == "smtp" && conf.String("syslog_name") == "postfix" {
+		tag += "relay/"
+	}
+	t := &qmgr.Transport{
+		Name: name, Tag: tag + command,
+		Concurrency: conf.TransportInt(name, "destination_concurrency_limit"),
+		Initial:     intOf(conf.Transport(name, "initial_destination_concurrency")),
+		Positive:    feedback(conf.Transport(name, "destination_concurrency_positive_feedback")),
+		Negative:    feedback(conf.Transport(name, "destination_concurrency_negative_feedback")),
+		Recipients:  conf.TransportInt(name, "destination_recipient_limit"),
+		RateDelay:   conf.TransportDuration(name, "destination_rate_delay"),
+	}
+	t.FailedCohorts = float64(intOf(conf.Transport(name, "destination_concurrency_failed_cohort_limit")))
+	if t.Initial == 0 {
+		t.Initial = conf.Int("initial_destination_concurrency")
+	}
+	return t
+}
+
+func intOf(s string) int { n, _ := strconv.Atoi(s); return n }
+
+// feedback reads "1", "0.5", "1/concurrency", "1/sqrt_concurrency".
+func feedback(s string) qmgr.Feedback {
+	num, over, _ := strings.Cut(strings.ReplaceAll(s, " ", ""), "/")
+	f := qmgr.Feedback{}
+	f.Value, _ = strconv.ParseFloat(num, 64)
+	switch over {
+	case "concurrency":
+		f.Over = 1
+	case "sqrt_concurrency":
+		f.Over = 2
+	}
+	return f
+}
+
+// smtpAgent reads the settings of smtp(8), or the same ones of lmtp(8).
+func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, error) {
+	p, helo, heloTime := "smtp_", "smtp_helo_name", "smtp_helo_timeout"
+	if lmtp {
+		p, helo, heloTime = "lmtp_", "lmtp_lhlo_name", "lmtp_lhlo_timeout"
+	}
+	resolv, err := dns.FromResolvConf("/etc/resolv.conf")
+	if err != nil {
+		d.log.Warnf("/etc/resolv.conf: %v", err)
+		resolv = dns.Config{}
+	}
+	c := smtpagent.Config{
+		LMTP: lmtp, Hostname: conf.String("myhostname"), Helo: conf.String(helo), Resolver: dns.New(resolv),
+		Native:        strings.HasPrefix(conf.String(p+"host_lookup"), "native"),
+		NoMX:          conf.Bool("disable_dns_lookups") || conf.String(p+"dns_support_level") == "disabled",
+		IgnoreMXError: conf.Bool("ignore_mx_lookup_error"), Family: conf.String(p + "address_preference"), Protocols: protocols(conf),
+		KeepOrder: !conf.Bool(p + "randomize_addresses"), AddressLimit: conf.Int(p + "mx_address_limit"), SessionLimit: conf.Int(p + "mx_session_limit"),
+		Port: conf.String(p + "tcp_port"), OwnAddresses: mailconf.OwnAddresses(conf), BestMX: conf.String("best_mx_transport"),
+		Fallback: conf.List(p + "fallback_relay"), ConnectTimeout: conf.Duration(p + "connect_timeout"),
+		KeepGreeting5x: !conf.Bool(p + "skip_5xx_greeting"),
+		CacheTime:      conf.Duration(p + "connection_cache_time_limit"), ReuseTime: conf.Duration(p + "connection_reuse_time_limit"),
+		ReuseCount: conf.Int(p + "connection_reuse_count_limit"), CacheAll: len(conf.List(p+"connection_cache_destinations")) > 0,
+		AssumeFinal: conf.Bool("lmtp_assume_final"),
+	}
+	if port, err := strconv.Atoi(c.Port); err != nil || port <= 0 {
+		c.Port = map[bool]string{true: "24", false: "25"}[lmtp]
+	}
+	c.Bind4, _ = netip.ParseAddr(conf.String(p + "bind_address"))
+	c.Bind6, _ = netip.ParseAddr(conf.String(p + "bind_address6"))
+	c.Client = smtp.ClientOptions{
+		HeloTimeout: conf.Duration(heloTime), MailTimeout: conf.Duration(p + "mail_timeout"), RcptTimeout: conf.Duration(p + "rcpt_timeout"),
+		DataInitTimeout: conf.Duration(p + "data_init_timeout"), DataXferTimeout: conf.Duration(p + "data_xfer_timeout"),
+		DataDoneTimeout: conf.Duration(p + "data_done_timeout"), StartTLSTimeout: conf.Duration(p + "starttls_timeout"),
+		RsetTimeout: conf.Duration(p + "rset_timeout"), QuitTimeout: conf.Duration(p + "quit_timeout"),
+		LineLimit: conf.Int(p + "line_length_limit"),
+	}
+	if lmtp {
+		c.Client.Discard = conf.List("lmtp_discard_lhlo_keywords")
+	} else {
+		c.Client.Discard = conf.List("smtp_discard_ehlo_keywords")
+		c.Client.Plain = conf.Bool("smtp_never_send_ehlo")
+	}
+	for i, w := range c.Client.Discard {
+		c.Client.Discard[i] = strings.ToLower(w)
+	}
+	d.clientTLS(&c, conf, p)
+	return smtpagent.New(c), d.clientAuth(&c, conf, p)
+}
+
+func protocols(conf *maincf.Config) dns.Family {
+	list := conf.List("inet_protocols")
+	switch {
+	case has(list, "all"), has(list, "ipv4") && has(list, "ipv6"):
+		return dns.Both
+	case has(list, "ipv6"):
+		return dns.IPv6
+	}
+	return dns.IPv4
+}
+
+func (d *daemon) clientTLS(c *smtpagent.Config, conf *maincf.Config, p string) {
+	c.TLSLevel = conf.String(p + "tls_security_level")
+	if c.TLSLevel == "" {
+		switch {
+		case conf.Bool(p + "enforce_tls"):
+			c.TLSLevel = "encrypt"
+		case conf.Bool(p + "use_tls"):
+			c.TLSLevel = "may"
+		}
+	}
+	if c.TLSLevel == "" || c.TLSLevel == "none" {
+		return
+	}
+	if strings.HasPrefix(c.TLSLevel, "dane") {
+		d.log.Warnf("%stls_security_level = %s: DANE is not supported, using \"encrypt\"", p, c.TLSLevel)
+		c.TLSLevel = "encrypt"
+	}
+	c.TLSLog = conf.Int(p+"tls_loglevel") > 0
+	c.TLSWrapper = conf.Bool(p + "tls_wrappermode")
+	base := tlsconf.Client{
+		CertFile: conf.String(p + "tls_cert_file"), KeyFile: conf.String(p + "tls_key_file"),
+		CAFile: conf.String(p + "tls_CAfile"), CAPath: conf.String(p + "tls_CApath"),
+		Protocols: conf.String(p + "tls_mandatory_protocols"), Verify: c.TLSLevel == "verify" || c.TLSLevel == "secure",
+	}
+	if c.TLSLevel == "may" {
+		base.Protocols = conf.String(p + "tls_protocols")
+	}
+	c.TLS = func(host string) (*tls.Config, error) {
+		b := base
+		b.ServerName = host
+		return b.Config()
+	}
+}
+
+// clientAuth prepares smtp_sasl_auth_enable.
+func (d *daemon) clientAuth(c *smtpagent.Config, conf *maincf.Config, p string) error {
+	if !conf.Bool(p + "sasl_auth_enable") {
+		return nil
+	}
+	passwords, err := mailconf.Table(conf, p+"sasl_password_maps", d.log)
+	if err != nil || passwords == nil {
+		return err
+	}
+	bySender := conf.Bool(strings.TrimSuffix(p, "_") + "_sender_dependent_authentication")
+	noPlain := map[bool]bool{
+		false: has(conf.List(p+"sasl_security_options"), "noplaintext"),
+		true:  has(conf.List(p+"sasl_tls_security_options"), "noplaintext"),
+	}
+	c.Auth = func(ctx context.Context, nexthop, host string, sender address.Address, offered []string, secure bool) (smtp.ClientExchange, error) {
+		return exchange(ctx, passwords, bySender, nexthop, host, sender, offered, noPlain[secure])
+	}
+	return nil
+}
+
+// exchange finds the password for a next hop, or for its host, and picks the
+// best mechanism that both sides know.
+func exchange(ctx context.Context, passwords maps.Table, bySender bool, nexthop, host string, sender address.Address, offered []string, noPlain bool) (smtp.ClientExchange, error) {
+	keys := []string{host, nexthop}
+	if bySender && !sender.IsNull() {
+		keys = append([]string{sender.String()}, keys...)
+	}
+	for _, key := range keys {
+		v, ok, err := passwords.Lookup(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		user, password, _ := strings.Cut(v, ":")
+		for _, mech := range []string{"CRAM-MD5", "PLAIN", "LOGIN"} {
+			m, known := sasl.Lookup(mech)
+			if !known || m.Cleartext && noPlain || !slices.ContainsFunc(offered, func(s string) bool { return strings.EqualFold(s, mech) }) {
+				continue
+			}
+			cl, err := sasl.NewClient(mech, sasl.Credentials{User: user, Password: password})
+			if err != nil {
+				return nil, err
+			}
+			return saslExchange{mech, cl}, nil
+		}
+		return nil, nil
+	}
+	return nil, nil
+}
+
+type saslExchange struct {
+	mech string
+	sasl.Client
+}
+
+func (s saslExchange) Start() (string, []byte, error) {
+	b, err := s.Client.Start()
+	return s.mech, b, err
+}
