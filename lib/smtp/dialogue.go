@@ -509,7 +509,7 @@ func (c *Conn) doRcpt(args string) bool {
 		c.odd(OddAddress, "RCPT", path)
 		return c.fail(Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
-	if bad, notify := parseRcpt(&rcpt, params); bad.Code != 0 {
+	if bad, notify := parseRcpt(&rcpt, params, c.srv.LMTP); bad.Code != 0 {
 		if notify != "" {
 			c.odd(OddNotify, "RCPT", notify)
 		}

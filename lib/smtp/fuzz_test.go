@@ -45,7 +45,7 @@ func FuzzParams(f *testing.F) {
 			t.Fatal("negative size")
 		}
 		var r Rcpt
-		parseRcpt(&r, s)
+		parseRcpt(&r, s, true)
 		if v, ok := unxtext(xtext(m.EnvID)); !ok || v != m.EnvID {
 			t.Fatalf("%q", m.EnvID)
 		}

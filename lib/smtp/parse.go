@@ -261,7 +261,7 @@ func isRange(err error) bool {
 }
 
 // parseRcpt reads the parameters of RCPT.
-func parseRcpt(r *Rcpt, params string) (bad Reply, notify string) {
+func parseRcpt(r *Rcpt, params string, lmtp bool) (bad Reply, notify string) {
 	n := 0
 	for params != "" {
 		var arg string
@@ -285,6 +285,11 @@ func parseRcpt(r *Rcpt, params string) (bad Reply, notify string) {
 			}
 			r.ORCPT = kind + ";" + addr
 			continue
+		case "IGNOREQUOTA":
+			if lmtp {
+				r.IgnoreQuota = true
+				continue
+			}
 		}
 		return Reply{555, "5.5.4", "Unsupported option: " + arg}, ""
 	}

@@ -74,4 +74,6 @@ type Rcpt struct {
 	Raw    string       // the path as it was sent
 	Notify agent.Notify // NOTIFY=; 0: none given
 	ORCPT  string       // "rfc822;bob@here.test", xtext taken off
+	// IgnoreQuota is Cyrus' IGNOREQUOTA, of LMTP only.
+	IgnoreQuota bool
 }
