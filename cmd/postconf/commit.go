@@ -1,65 +1,79 @@
 package postconf
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"angarium/lib/safefile"
 )
 
-// lockTemporary creates or takes over the temporary file and waits for others
-// that edit at the same time. The name is fixed, so that a crash leaves one
-// file behind and not many.
-func lockTemporary(path string) (*os.File, error) {
+// rewriter replaces main.cf or master.cf under a temporary name.
+type rewriter struct {
+	fs   safefile.FS
+	path string
+	tmp  *os.File
+}
+
+// begin creates or takes over the temporary file and waits for others that
+// edit at the same time; the peer uses the same name and the same lock. The
+// name is fixed, so that a crash leaves one file behind and not many.
+func begin(ctx context.Context, path string) (*rewriter, error) {
+	r := &rewriter{path: path}
 	for {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+		f, err := r.fs.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY, 0o644)
 		if err != nil {
-			return nil, fmt.Errorf("open %s: %s", path, reason(err))
+			return nil, fmt.Errorf("open %s.tmp: %s", path, reason(err))
 		}
-		if err := lock(f); err != nil {
+		if err := safefile.Lock(ctx, f, safefile.Exclusive); err != nil {
 			f.Close()
-			return nil, fmt.Errorf("lock %s: %s", path, reason(err))
+			return nil, fmt.Errorf("lock %s.tmp: %s", path, reason(err))
 		}
 		// Whoever held the lock may have renamed the file meanwhile.
 		mine, err := f.Stat()
-		there, err2 := os.Stat(path)
+		there, err2 := os.Stat(path + ".tmp")
 		if err == nil && err2 == nil && os.SameFile(mine, there) {
-			return f, nil
+			r.tmp = f
+			return r, nil
 		}
 		f.Close()
 	}
 }
 
-// lock is what the peer does: a write lock by fcntl on the whole file.
-func lock(f *os.File) error {
-	return unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK})
+// abort gives up; the old file stays. It does nothing after commit.
+func (r *rewriter) abort() {
+	if r.tmp != nil {
+		r.fs.Remove(r.tmp.Name())
+		r.tmp.Close()
+	}
 }
 
-// commit writes text into tmp and puts it at path. The rename is the moment:
-// before it the old file counts, after it the new one, also after a power cut.
-func commit(tmp *os.File, path string, text []byte) error {
-	if err := tmp.Truncate(0); err != nil {
+// commit puts text at path. The rename is the moment: before it the old file
+// counts, after it the new one, also after a power cut. The new file has the
+// old one's mode, since it may hold secrets.
+func (r *rewriter) commit(text []byte) error {
+	if err := r.tmp.Truncate(0); err != nil {
 		return err
 	}
-	if _, err := tmp.WriteAt(text, 0); err != nil {
+	if _, err := r.fs.WriteAt(r.tmp, text, 0); err != nil {
 		return err
 	}
-	if old, err := os.Stat(path); err == nil {
-		if err := tmp.Chmod(old.Mode().Perm()); err != nil {
+	if old, err := os.Stat(r.path); err == nil {
+		if err := r.fs.Chmod(r.tmp, old.Mode().Perm()); err != nil {
 			return err
 		}
 	}
-	if err := tmp.Sync(); err != nil {
+	if err := r.fs.Sync(r.tmp); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	if err := r.fs.Rename(r.tmp.Name(), r.path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
+	tmp := r.tmp
+	r.tmp = nil
+	if err := r.fs.Close(tmp); err != nil {
 		return err
 	}
-	defer dir.Close()
-	return dir.Sync()
+	return r.fs.SyncDir(filepath.Dir(r.path))
 }

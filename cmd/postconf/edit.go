@@ -116,28 +116,24 @@ func (p *command) mainChanges(args []string) ([]*change, error) {
 	return changes, nil
 }
 
-// rewrite makes a new file out of an old one: under a name of its own, locked
-// against other editors, synced, then renamed over the old one. Whoever reads
-// the file sees all of it, before or after.
+// rewrite makes a new file out of an old one. Whoever reads it sees all of it,
+// as it was before or as it is after.
 func (p *command) rewrite(name string, change func(path string, lines [][]byte, out *bytes.Buffer) error) error {
 	path := filepath.Join(p.dir, name)
-	tmp, err := lockTemporary(path + ".tmp")
+	r, err := begin(p.ctx, path)
 	if err != nil {
 		return err
 	}
-	defer tmp.Close()
+	defer r.abort()
 	text, err := os.ReadFile(path)
 	if err != nil {
-		os.Remove(tmp.Name())
 		return fmt.Errorf("open %s for reading: %s", path, reason(err))
 	}
 	var out bytes.Buffer
 	if err := change(path, splitLines(text), &out); err != nil {
-		os.Remove(tmp.Name())
 		return err
 	}
-	if err := commit(tmp, path, out.Bytes()); err != nil {
-		os.Remove(tmp.Name())
+	if err := r.commit(out.Bytes()); err != nil {
 		return fmt.Errorf("close %s.tmp: %s", path, reason(err))
 	}
 	return nil

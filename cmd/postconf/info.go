@@ -2,9 +2,11 @@ package postconf
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 
 	"angarium/lib/cli"
+	"angarium/lib/conf/maincf"
 )
 
 // mapTypes are the table types that lib/maps opens.
@@ -46,4 +48,25 @@ func (p *command) showNotActedOn() error {
 		p.line(e.Name + " = " + e.Value)
 	}
 	return nil
+}
+
+// describe is -D, which the peer does not have: what parameters are for.
+func (p *command) describe(names []string) {
+	if len(names) == 0 {
+		for _, d := range maincf.Params() {
+			names = append(names, d.Name)
+		}
+	}
+	for _, name := range names {
+		d, ok := maincf.Find(name)
+		if !ok {
+			p.warnf("%s: unknown parameter", name)
+			continue
+		}
+		note := ""
+		if !maincf.ActedOn(name) {
+			note = " [not acted on]"
+		}
+		p.line(fmt.Sprintf("%s (%v): %s%s", name, d.Kind, d.Doc, note))
+	}
 }

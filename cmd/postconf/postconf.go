@@ -46,10 +46,11 @@ const (
 	exclude                         // -X
 	comment                         // -#
 	notActed                        // -U
+	describe                        // -D
 )
 
 // letters of the modes, in the order of their bits.
-const letters = "aAbCdefFhHlmMnopPtTxX#U"
+const letters = "aAbCdefFhHlmMnopPtTxX#UD"
 
 func (m mode) String() string {
 	var names []string
@@ -64,7 +65,7 @@ func (m mode) String() string {
 const (
 	master = masterEntries | masterFields | masterParams
 	edits  = edit | exclude | comment
-	majors = showServerSASL | showClientSASL | expandBounce | showLocks | showMaps | dumpBounce | mainParams | master | showTLS | notActed
+	majors = showServerSASL | showClientSASL | expandBounce | showLocks | showMaps | dumpBounce | mainParams | master | showTLS | notActed | describe
 )
 
 // check refuses options that exclude each other, and options without effect.
@@ -82,7 +83,7 @@ func (m mode) check() error {
 		}
 	}
 	for _, pair := range [][2]mode{
-		{showServerSASL, 0}, {showClientSASL, 0}, {expandBounce, 0}, {showLocks, 0}, {showMaps, 0}, {showTLS, 0}, {dumpBounce, 0}, {notActed, 0},
+		{showServerSASL, 0}, {showClientSASL, 0}, {expandBounce, 0}, {showLocks, 0}, {showMaps, 0}, {showTLS, 0}, {dumpBounce, 0}, {notActed, 0}, {describe, 0},
 		{mainParams, edits | fold | hideName | hideValue | class | evaluate | defaults | explicit | override},
 		{masterEntries, edits | fold | override | evaluate},
 		{masterFields, edit | fold | hideName | hideValue | override | evaluate},
@@ -99,6 +100,7 @@ func (m mode) check() error {
 // command is one call of postconf.
 type command struct {
 	*cli.Cmd
+	ctx       context.Context
 	mode      mode
 	classes   flags
 	overrides []string
@@ -109,9 +111,9 @@ type command struct {
 }
 
 // Main is the program.
-func Main(_ context.Context, c *cli.Cmd) error {
+func Main(ctx context.Context, c *cli.Cmd) error {
 	c.Fatal = func(err error) string { return c.Path + ": fatal: " + err.Error() }
-	p := &command{Cmd: c, classes: anyClass, out: bufio.NewWriter(c.Stdout)}
+	p := &command{Cmd: c, ctx: ctx, classes: anyClass, out: bufio.NewWriter(c.Stdout)}
 	args, err := p.options()
 	if err != nil {
 		return err
@@ -139,7 +141,7 @@ func Main(_ context.Context, c *cli.Cmd) error {
 func (p *command) options() ([]string, error) {
 	dir := ""
 	for {
-		letter, arg, ok, err := p.Getopt("+aAbc:C:deEfFhHlmMno:pPtT:UvxX#")
+		letter, arg, ok, err := p.Getopt("+aAbc:C:dDefFhHlmMno:pPtT:UvxX#")
 		if err != nil {
 			fmt.Fprintf(p.Stderr, "%s: %v\n", p.Path, err)
 			return nil, errors.New(usage(p.Path))
@@ -151,7 +153,7 @@ func (p *command) options() ([]string, error) {
 		case 'c':
 			dir = arg
 			continue
-		case 'v', 'E':
+		case 'v':
 			continue
 		case 'C':
 			if p.classes, err = parseClasses(arg); err != nil {
@@ -215,6 +217,8 @@ func (p *command) do(args []string) error {
 		return p.showMaster(args)
 	case m&notActed != 0:
 		return p.showNotActedOn()
+	case m&describe != 0:
+		p.describe(args)
 	default:
 		return p.showMain(args)
 	}

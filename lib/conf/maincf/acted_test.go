@@ -3,6 +3,7 @@ package maincf
 import (
 	"flag"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,10 +60,13 @@ func readNames(t *testing.T) []string {
 			t.Fatal(err)
 		}
 	}
-	for name := range found {
+	for size := -1; size != len(found); {
 		// What a default refers to is obeyed through it.
-		if p, ok := Find(name); ok && p.Kind != Raw {
-			References(p.Default, add)
+		size = len(found)
+		for name := range maps.Clone(found) {
+			if p, _ := Find(name); p.Kind != Raw {
+				References(p.Default, add)
+			}
 		}
 	}
 	return slices.Sorted(func(yield func(string) bool) {

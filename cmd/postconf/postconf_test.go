@@ -1,0 +1,111 @@
+package postconf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"angarium/lib/cli"
+	"angarium/lib/safefile"
+)
+
+func call(t *testing.T, dir string, args ...string) (out, errs string, code int) {
+	t.Helper()
+	var o, e bytes.Buffer
+	c := &cli.Cmd{Name: "postconf", Path: "postconf", Args: append([]string{"-c", dir}, args...), Stdout: &o, Stderr: &e}
+	code = cli.Run(context.Background(), c, Main)
+	return o.String(), e.String(), code
+}
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEditKeepsWhatItDoesNotChange(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "main.cf")
+	write(t, path, "# top\nbiff = no\n# middle\nrelayhost =\n    [a]\n# end\n", 0o640)
+	if _, errs, code := call(t, dir, "-e", "relayhost=[b]:25", "myhostname=h.test"); code != 0 {
+		t.Fatal(errs)
+	}
+	text, _ := os.ReadFile(path)
+	if want := "# top\nbiff = no\n# middle\nrelayhost = [b]:25\n# end\nmyhostname = h.test\n"; string(text) != want {
+		t.Errorf("got\n%swant\n%s", text, want)
+	}
+	if st, _ := os.Stat(path); st.Mode().Perm() != 0o640 {
+		t.Errorf("mode is %v", st.Mode())
+	}
+	if out, _, _ := call(t, dir, "-h", "relayhost"); out != "[b]:25\n" {
+		t.Errorf("relayhost is %q", out)
+	}
+}
+
+// Every step of a change may fail: the file is then the old one or the new one.
+func TestEditIsAllOrNothing(t *testing.T) {
+	boom := errors.New("boom")
+	for step := 0; ; step++ {
+		path := filepath.Join(t.TempDir(), "main.cf")
+		write(t, path, "old\n", 0o644)
+		r, err := begin(context.Background(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		r.fs.Hook = func(safefile.Op, string) error {
+			if n++; n == step+1 {
+				return boom
+			}
+			return nil
+		}
+		err = r.commit([]byte("new\n"))
+		r.abort()
+		text, _ := os.ReadFile(path)
+		if err == nil {
+			if string(text) != "new\n" || step < 4 {
+				t.Fatalf("after %d steps without a failure: %q", n, text)
+			}
+			return
+		}
+		if !errors.Is(err, boom) || string(text) != "old\n" && string(text) != "new\n" {
+			t.Errorf("step %d: %v leaves %q", step, err, text)
+		}
+	}
+}
+
+func TestEditorsWaitForEachOther(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "main.cf"), "", 0o644)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			if _, errs, code := call(t, dir, "-e", fmt.Sprintf("x%d=%d", i, i)); code != 0 {
+				t.Error(errs)
+			}
+		})
+	}
+	wg.Wait()
+	text, _ := os.ReadFile(filepath.Join(dir, "main.cf"))
+	if n := strings.Count(string(text), "="); n != 8 {
+		t.Errorf("%d of 8 changes are there:\n%s", n, text)
+	}
+}
+
+func TestNotActedOn(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "main.cf"), "compatibility_level = 3.6\nsun_mailtool_compatibility = yes\nmine = x\n", 0o644)
+	if out, _, _ := call(t, dir, "-U"); out != "sun_mailtool_compatibility = yes\n" {
+		t.Errorf("-U: %q", out)
+	}
+	if out, _, _ := call(t, dir, "-D", "biff"); !strings.HasPrefix(out, "biff (bool): tell users") {
+		t.Errorf("-D: %q", out)
+	}
+}
