@@ -16,7 +16,7 @@ BUILD = $(GO) build -trimpath -ldflags '-s -w' -o
 
 # Programs that run with rights of their own (set-gid, or started as root) are
 # small binaries; all others are names of one.
-SMALL = $(notdir $(patsubst %/main.go,%,$(filter-out cmd/angarium/main.go,$(wildcard cmd/*/main.go))))
+SMALL = $(filter-out angarium,$(shell grep -l '^package main' cmd/*/*.go | cut -d/ -f2 | sort -u))
 
 # Packages whose goroutines share data: the race detector watches their tests.
 RACE = ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./lib/queue ./lib/cleanup ./lib/maps ./lib/service ./lib/master ./lib/safefile ./lib/accounts ./lib/pop3d ./lib/lmtpd ./lib/maillog

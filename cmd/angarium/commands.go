@@ -1,6 +1,7 @@
 package main
 
 import (
+	"angarium/cmd/mailsetup"
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
 	"angarium/cmd/postfix"
@@ -14,6 +15,7 @@ import (
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
+	"mailsetup": mailsetup.Main,
 	"postalias": postmap.AliasMain,
 	"postcat":   postcat.Main,
 	"postconf":  postconf.Main,

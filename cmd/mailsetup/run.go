@@ -16,7 +16,6 @@ import (
 
 	"angarium/lib/cli"
 	"angarium/lib/conf/cyrusconf"
-	"angarium/lib/conf/maincf"
 	"angarium/lib/conf/mastercf"
 )
 
@@ -113,11 +112,7 @@ func follow(log io.Reader, to io.Writer) {
 // listeners are the host:port lines of the files as they are, which an
 // administrator may have changed.
 func (s *setup) listeners() ([]string, error) {
-	conf, err := maincf.Load(s.Postfix)
-	if err != nil {
-		return nil, err
-	}
-	lines, err := mastercf.Load(s.Postfix+"/master.cf", conf)
+	lines, err := mastercf.Load(s.Postfix+"/master.cf", mastercf.Options{})
 	if err != nil {
 		return nil, err
 	}
