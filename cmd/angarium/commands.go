@@ -5,24 +5,32 @@ import (
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
 	"angarium/cmd/postfix"
+	"angarium/cmd/postkick"
+	"angarium/cmd/postlock"
 	"angarium/cmd/postlog"
 	"angarium/cmd/postlogd"
 	"angarium/cmd/postmap"
 	"angarium/cmd/postsuper"
 	"angarium/cmd/qmgr"
+	"angarium/cmd/sendmail"
 	"angarium/lib/cli"
 )
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
-	"mailsetup": mailsetup.Main,
-	"postalias": postmap.AliasMain,
-	"postcat":   postcat.Main,
-	"postconf":  postconf.Main,
-	"postfix":   postfix.Main,
-	"postlog":   postlog.Main,
-	"postlogd":  postlogd.Main,
-	"postmap":   postmap.Main,
-	"postsuper": postsuper.Main,
-	"qmgr":      qmgr.Main,
+	"mailq":      sendmail.Main,
+	"mailsetup":  mailsetup.Main,
+	"newaliases": sendmail.Main,
+	"postalias":  postmap.AliasMain,
+	"postcat":    postcat.Main,
+	"postconf":   postconf.Main,
+	"postfix":    postfix.Main,
+	"postkick":   postkick.Main,
+	"postlock":   postlock.Main,
+	"postlog":    postlog.Main,
+	"postlogd":   postlogd.Main,
+	"postmap":    postmap.Main,
+	"postsuper":  postsuper.Main,
+	"qmgr":       qmgr.Main,
+	"sendmail":   sendmail.Main,
 }
