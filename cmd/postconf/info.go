@@ -11,8 +11,8 @@ import (
 
 // mapTypes are the table types that lib/maps opens.
 func mapTypes() []string {
-	return []string{"btree", "cdb", "cidr", "dbm", "environ", "fail", "hash", "inline", "internal", "ldap", "lmdb", "memcache", "mysql",
-		"pcre", "pgsql", "pipemap", "proxy", "randmap", "regexp", "socketmap", "sqlite", "static", "tcp", "texthash", "unionmap", "unix"}
+	return []string{"btree", "cdb", "cidr", "dbm", "environ", "fail", "hash", "inline", "internal", "lmdb", "pcre", "pipemap",
+		"proxy", "randmap", "regexp", "sdbm", "socketmap", "static", "tcp", "texthash", "unionmap", "unix"}
 }
 
 // showTLS is -T. There is no OpenSSL here; what stands in its place says so.

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"angarium/lib/cli"
+	"angarium/lib/maps"
 	"angarium/lib/safefile"
 )
 
@@ -107,5 +109,24 @@ func TestNotActedOn(t *testing.T) {
 	}
 	if out, _, _ := call(t, dir, "-D", "biff"); !strings.HasPrefix(out, "biff (bool): tell users") {
 		t.Errorf("-D: %q", out)
+	}
+}
+
+// -m lists what lib/maps opens, no more and no less.
+func TestMapTypes(t *testing.T) {
+	have := strings.Fields(strings.Join(mapTypes(), " "))
+	if !slices.IsSorted(have) {
+		t.Error("the list is not sorted")
+	}
+	for _, kind := range append(have, "ldap", "memcache", "mysql", "nis", "pgsql", "sqlite") {
+		spec := kind + ":x"
+		if kind == "proxy" {
+			spec = "proxy:static:x"
+		}
+		_, err := maps.Open(spec, maps.Options{})
+		opens := err == nil || !strings.Contains(err.Error(), "unsupported dictionary type")
+		if opens != slices.Contains(have, kind) {
+			t.Errorf("%s: listed %v, opens %v (%v)", kind, !opens, opens, err)
+		}
 	}
 }
