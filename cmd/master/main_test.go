@@ -588,7 +588,7 @@ func TestMissingProgram(t *testing.T) {
 	tr := newTree(t, eager+"virtual unix - n n - - virtual\n")
 	tr.start()
 	tr.dial("private/talk")
-	tr.waitLog(tr.path("bin/virtual") + ": no such file or directory -- services skipped: virtual/unix")
+	tr.waitLog(tr.path("bin/virtual") + ": No such file or directory -- services skipped: virtual/unix")
 	tr.signal(syscall.SIGHUP)
 	tr.waitLog("reload --")
 	tr.dial("private/talk")
@@ -810,7 +810,7 @@ DAEMON {
 	tr.write("etc/now", "echo now >>"+tr.path("out/now")+"\n")
 	tr.write("etc/idle", "echo $$ >>"+tr.path("out/idle")+"\nexec sleep 1000\n")
 	tr.cyrmaster()
-	for _, text := range []string{"cyrus/master[", "process started", "nosuchd: no such file or directory -- services skipped: gone/unix", "invalid proto 'xyz', disabling odd"} {
+	for _, text := range []string{"cyrus/master[", "process started", "nosuchd: No such file or directory -- services skipped: gone/unix", "invalid proto 'xyz', disabling odd"} {
 		tr.waitLog(text)
 	}
 	s := tr.dial("public/imap")

@@ -15,6 +15,7 @@ import (
 
 	"angarium/lib/cli"
 	"angarium/lib/conf/maincf"
+	"angarium/lib/maillog"
 )
 
 const usage = "usage: postlock [-c config_dir] [-l lock_style] [-v] folder command..."
@@ -96,7 +97,7 @@ func run(ctx context.Context, c *cli.Cmd, words []string) error {
 	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist):
 		return cli.Exit(1, "execvp %s: No such file or directory", words[0])
 	}
-	return cli.Exit(1, "execvp %s: %v", words[0], err)
+	return cli.Exit(1, "execvp %s: %s", words[0], maillog.Reason(err))
 }
 
 // lock is a lock on a mailbox, by the methods that mailbox_delivery_lock names.
@@ -129,7 +130,7 @@ func (l *lock) parse(style string) error {
 func (l *lock) take() (err error) {
 	if l.dotlock {
 		if err := l.create(); err != nil {
-			return fmt.Errorf("unable to create lock file %s.lock: %w", l.path, reason(err))
+			return fmt.Errorf("unable to create lock file %s.lock: %s", l.path, maillog.Reason(err))
 		}
 	}
 	defer func() {
@@ -138,18 +139,18 @@ func (l *lock) take() (err error) {
 		}
 	}()
 	if l.file, err = os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0600); err != nil {
-		return reason(err)
+		return errors.New(maillog.Reason(err))
 	}
 	fd := l.file.Fd()
 	if l.flock {
 		if err := l.retry(func() error { return unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
-			return fmt.Errorf("unable to set exclusive lock: %w", err)
+			return fmt.Errorf("unable to set exclusive lock: %s", maillog.Reason(err))
 		}
 	}
 	if l.fcntl {
 		whole := unix.Flock_t{Type: unix.F_WRLCK}
 		if err := l.retry(func() error { return unix.FcntlFlock(fd, unix.F_SETLK, &whole) }); err != nil {
-			return fmt.Errorf("unable to set exclusive lock: %w", err)
+			return fmt.Errorf("unable to set exclusive lock: %s", maillog.Reason(err))
 		}
 	}
 	return nil
@@ -191,13 +192,4 @@ func (l *lock) give() {
 	if l.dotlock {
 		_ = os.Remove(l.path + ".lock")
 	}
-}
-
-// reason is the system's word for an error: the message names the file already.
-func reason(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

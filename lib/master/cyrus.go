@@ -103,7 +103,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	}
 	pid, err := Lock(o.pid, 0644)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return fail(cli.OSErr, "can't open pidfile: %v", err)
+		return fail(cli.OSErr, "can't open pidfile: %s", maillog.Reason(err))
 	}
 	if err != nil {
 		return fail(cli.OSErr, "cannot get exclusive lock on pidfile (is another master still running?)")
@@ -116,7 +116,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	if o.logfile != "" {
 		if err := redirect(o.logfile); err != nil {
-			return fail(cli.OSErr, "couldn't open %s: %v", o.logfile, err)
+			return fail(cli.OSErr, "couldn't open %s: %s", o.logfile, maillog.Reason(err))
 		}
 	}
 	log.Log(maillog.Notice, "process started")
@@ -226,7 +226,7 @@ func runStart(log *maillog.Logger, start []cyrusconf.Entry, cred *syscall.Creden
 		}
 		path := plan.CyrusProgram(bin(c), words[0])
 		if _, err := os.Stat(path); err != nil {
-			log.Log(maillog.Err, "can't exec %s for startup: %v", path, reason(err))
+			log.Log(maillog.Err, "can't exec %s for startup: %s", path, maillog.Reason(err))
 			continue
 		}
 		began := time.Now()
@@ -234,7 +234,7 @@ func runStart(log *maillog.Logger, start []cyrusconf.Entry, cred *syscall.Creden
 			Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Credential: cred},
 		})
 		if err != nil {
-			log.Log(maillog.Crit, "can't exec %s for startup: %v", path, err)
+			log.Log(maillog.Crit, "can't exec %s for startup: %s", path, maillog.Reason(err))
 			return errors.New("can't run startup")
 		}
 		var status syscall.WaitStatus

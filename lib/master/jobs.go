@@ -137,7 +137,7 @@ func (m *Master) runJob(j *Job) {
 	if err != nil {
 		if !m.missing[j.Path] || !os.IsNotExist(err) { // once will do
 			m.missing[j.Path] = true
-			m.Log.Log(maillog.Err, "can't exec %s on schedule: %v", j.Path, err)
+			m.Log.Log(maillog.Err, "can't exec %s on schedule: %s", j.Path, maillog.Reason(err))
 		}
 		return
 	}

@@ -21,7 +21,6 @@ package master
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -204,7 +203,7 @@ func (m *Master) leaveOut(p *plan.Plan) {
 		}
 		if !m.missing[proc.Path] {
 			m.missing[proc.Path] = true
-			m.warn("%s: %v -- services skipped: %s", proc.Path, reason(err), lineNames(proc))
+			m.warn("%s: %s -- services skipped: %s", proc.Path, maillog.Reason(err), lineNames(proc))
 		}
 		return true
 	})
@@ -245,19 +244,11 @@ func (m *Master) openSockets(p *plan.Plan, fatal bool) error {
 
 // bindError words a failure as Postfix does: "bind 127.0.0.1 port 25: Address already in use".
 func bindError(s ipc.Socket, err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		text := errno.Error()
-		if text != "" {
-			text = string(text[0]-'a'+'A') + text[1:]
-		}
-		if !s.Path() {
-			host, port, _ := net.SplitHostPort(s.Addr)
-			return fmt.Errorf("bind %s port %s: %s", host, port, text)
-		}
-		return fmt.Errorf("bind: %s: %s", s.Addr, text)
+	if !s.Path() {
+		host, port, _ := net.SplitHostPort(s.Addr)
+		return fmt.Errorf("bind %s port %s: %s", host, port, maillog.Reason(err))
 	}
-	return fmt.Errorf("%s: %w", s.Addr, err)
+	return fmt.Errorf("bind: %s: %s", s.Addr, maillog.Reason(err))
 }
 
 // closeSockets closes what the plan has no use for any more.
@@ -353,15 +344,6 @@ func lineNames(p *plan.Process) (names string) {
 		}
 	}
 	return names
-}
-
-// reason is the system's word for an error.
-func reason(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }
 
 // expect gives a successor its time.

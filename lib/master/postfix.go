@@ -89,7 +89,7 @@ func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
 	}
 	queue := conf.String("queue_directory")
 	if err := os.Chdir(queue); err != nil {
-		return fmt.Errorf("chdir %s: %w", queue, reason(err))
+		return fmt.Errorf("chdir %s: %s", queue, maillog.Reason(err))
 	}
 	pid, err := Lock(PIDFile, 0644)
 	if err != nil {
@@ -225,7 +225,7 @@ func named(conf *maincf.Config, name string) bool {
 func Lock(path string, mode fs.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, mode)
 	if err != nil {
-		return nil, fmt.Errorf("open lock file %s: cannot open file: %w", path, reason(err))
+		return nil, fmt.Errorf("open lock file %s: cannot open file: %w", path, &lockError{err})
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
@@ -233,6 +233,12 @@ func Lock(path string, mode fs.FileMode) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// lockError says what the system said, and stays the system's error for errors.Is.
+type lockError struct{ err error }
+
+func (e *lockError) Error() string { return maillog.Reason(e.err) }
+func (e *lockError) Unwrap() error { return e.err }
 
 // WritePID replaces the content of a pid file that we hold open.
 func WritePID(f *os.File, text string) error {
