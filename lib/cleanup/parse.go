@@ -22,21 +22,24 @@ func Addresses(s string) []Found {
 }
 
 type addressParser struct {
-	s    string
-	i    int
-	list []Found
-	// the tokens since the last separator, if no angle bracket came
-	start, end int
-	open       bool // there is something
+	s     string
+	i     int
+	list  []Found
+	words []word // since the last separator, if no angle bracket came
+	gap   bool   // white space or a comment since the last token
 }
+
+type word struct{ start, end int }
 
 func (p *addressParser) parse() []Found {
 	for p.i < len(p.s) {
 		switch p.s[p.i] {
 		case ' ', '\t', '\n', '\r':
+			p.gap = true
 			p.i++
 		case '(':
 			p.comment()
+			p.gap = true
 		case '"':
 			p.token(p.quoted)
 		case '[':
@@ -47,7 +50,14 @@ func (p *addressParser) parse() []Found {
 			p.flush()
 			p.i++
 		case ':':
-			p.colon()
+			if len(p.words) == 0 && strings.HasPrefix(p.s[p.i:], ":include:") {
+				p.i += len(":include:")
+				p.token(p.atom)
+				p.words[0].start -= len(":include:")
+				break
+			}
+			p.words = p.words[:0] // it was a group's name
+			p.i++
 		case '@', '.':
 			p.token(func() { p.i++ })
 		default:
@@ -58,14 +68,21 @@ func (p *addressParser) parse() []Found {
 	return p.list
 }
 
-// token takes one token, which goes with those before it.
+// token takes one token, which goes on with the word before it unless there is
+// space between two of them that are neither @ nor dot.
 func (p *addressParser) token(take func()) {
-	if !p.open {
-		p.open, p.start = true, p.i
-	}
+	start := p.i
 	take()
-	p.end = p.i
+	n := len(p.words)
+	if n > 0 && (!p.gap || glues(p.s[start]) || glues(p.s[p.words[n-1].end-1])) {
+		p.words[n-1].end = p.i
+	} else {
+		p.words = append(p.words, word{start, p.i})
+	}
+	p.gap = false
 }
+
+func glues(c byte) bool { return c == '@' || c == '.' }
 
 func (p *addressParser) atom() {
 	for p.i < len(p.s) && strings.IndexByte(" \t\r\n()<>,;:\"[]@.", p.s[p.i]) < 0 {
@@ -117,7 +134,7 @@ func (p *addressParser) comment() {
 
 // angle takes <address>; what came before it was a display name.
 func (p *addressParser) angle() {
-	p.open = false
+	p.words = p.words[:0]
 	p.i++
 	start := p.i
 	for p.i < len(p.s) && p.s[p.i] != '>' {
@@ -136,7 +153,6 @@ func (p *addressParser) angle() {
 	if p.i < len(p.s) {
 		p.i++
 	}
-	// Anything up to the next separator belongs to nobody.
 	p.skipTail()
 }
 
@@ -157,18 +173,13 @@ func (p *addressParser) skipTail() {
 	}
 }
 
-// colon ends a group's name.
-func (p *addressParser) colon() {
-	p.open = false
-	p.i++
-}
-
-// flush ends an address without brackets.
+// flush ends addresses without brackets. Several words are several addresses: so
+// Postfix reads them, too.
 func (p *addressParser) flush() {
-	if p.open {
-		p.add(p.start, p.end)
+	for _, w := range p.words {
+		p.add(w.start, w.end)
 	}
-	p.open = false
+	p.words, p.gap = p.words[:0], false
 }
 
 // add appends the address in s[start:end]; an empty one is none.

@@ -134,6 +134,26 @@ func (c *Cmd) Getopt(spec string) (letter byte, arg string, ok bool, err error) 
 	return letter, arg, true, nil
 }
 
+// Rest are the arguments that Getopt has not looked at yet; none in the midst of
+// joined letters. With Skip, a command can take an argument that getopt can't read.
+func (c *Cmd) Rest() []string {
+	if c.letters == "" {
+		return c.Args
+	}
+	if c.cluster != "" {
+		return nil
+	}
+	return c.pending
+}
+
+// Skip passes over the next n arguments of Rest.
+func (c *Cmd) Skip(n int) {
+	if c.letters == "" {
+		c.letters, c.pending = " ", c.Args
+	}
+	c.pending = c.pending[n:]
+}
+
 // Operands are the arguments that are not options, once Getopt said "none left".
 func (c *Cmd) Operands() []string { return c.rest }
 
