@@ -1,6 +1,7 @@
 package main
 
 import (
+	"angarium/cmd/lmtpd"
 	"angarium/cmd/mailsetup"
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
@@ -18,6 +19,7 @@ import (
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
+	"lmtpd":      lmtpd.Main,
 	"mailq":      sendmail.Main,
 	"mailsetup":  mailsetup.Main,
 	"newaliases": sendmail.Main,

@@ -88,8 +88,7 @@ func (b *box) foreign(s *state) (bool, error) {
 
 // foreignFile is a file to adopt.
 type foreignFile struct {
-	path  string // relative to the mailbox
-	draft *Draft
+	path string // relative to the mailbox
 }
 
 // adopt takes in what foreign hands did. One process at a time does so: its own

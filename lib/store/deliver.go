@@ -471,7 +471,7 @@ func (b *box) knowKeywords(ctx context.Context, names []string) error {
 	return b.writeDovecotKeywords()
 }
 
-// shortOfSpace reports whether a failure is one that freeing space mends.
-func shortOfSpace(err error) bool {
+// IsFull reports whether a failure is one that freeing space mends.
+func IsFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }

@@ -31,11 +31,6 @@ const (
 	usageSize = 32
 )
 
-type usage struct {
-	fd int
-	Quota
-}
-
 // reserve counts q under t's quota root, unless that goes beyond the limit. The
 // function it returns takes it back.
 func (t *txn) reserve(q Quota, over bool) (undo func(), err error) {
