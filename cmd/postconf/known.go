@@ -69,13 +69,21 @@ type known struct {
 	*command
 	conf    *maincf.Config
 	params  map[string]*param
-	scopes  []*scope // one for each entry of master.cf
-	ignored map[string]bool
+	scopes  []*scope        // one for each entry of master.cf
+	ignored map[string]bool // names in main.cf that nobody may set
+	visited map[string]bool // client files of databases
 	classes map[string]bool // smtpd_restriction_classes of main.cf
 }
 
 func newKnown(p *command, conf *maincf.Config, entries []mastercf.Entry) *known {
-	k := &known{command: p, conf: conf, params: make(map[string]*param, 1400), ignored: make(map[string]bool), classes: make(map[string]bool)}
+	k := &known{
+		command: p,
+		conf:    conf,
+		params:  make(map[string]*param, 1400),
+		ignored: make(map[string]bool),
+		visited: make(map[string]bool),
+		classes: make(map[string]bool),
+	}
 	defs := maincf.Params()
 	nodes := make([]param, len(defs))
 	for i := range defs {
@@ -372,10 +380,10 @@ func (k *known) inside(word string, s *scope) string {
 // clientFile warns about settings in a database client's file that it does not know.
 func (k *known) clientFile(kind, path string, settings []string) {
 	spec := kind + ":" + path
-	if k.ignored[spec] {
+	if k.visited[spec] {
 		return // once is enough
 	}
-	k.ignored[spec] = true
+	k.visited[spec] = true
 	f, err := os.Open(path)
 	if err != nil {
 		if !errors.Is(err, os.ErrPermission) {

@@ -26,7 +26,7 @@ const (
 	showServerSASL mode = 1 << iota // -a
 	showClientSASL                  // -A
 	expandBounce                    // -b
-	class                           // -C
+	_                               // -C, which is no mode
 	defaults                        // -d
 	edit                            // -e
 	fold                            // -f
@@ -84,11 +84,10 @@ func (m mode) check() error {
 	}
 	for _, pair := range [][2]mode{
 		{showServerSASL, 0}, {showClientSASL, 0}, {expandBounce, 0}, {showLocks, 0}, {showMaps, 0}, {showTLS, 0}, {dumpBounce, 0}, {notActed, 0}, {describe, 0},
-		{mainParams, edits | fold | hideName | hideValue | class | evaluate | defaults | explicit | override},
+		{mainParams, edits | fold | hideName | hideValue | evaluate | defaults | explicit | override},
 		{masterEntries, edits | fold | override | evaluate},
 		{masterFields, edit | fold | hideName | hideValue | override | evaluate},
 		{masterParams, edit | exclude | fold | hideName | hideValue | override | evaluate},
-		{class, mainParams | defaults | explicit},
 	} {
 		if excess := m &^ (pair[0] | pair[1]); m&pair[0] != 0 && excess != 0 {
 			return fmt.Errorf("with option %v, do not specify %v", pair[0], excess)

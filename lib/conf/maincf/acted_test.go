@@ -14,19 +14,9 @@ import (
 
 var update = flag.Bool("update", false, "write obeyed.go anew")
 
-// readNames finds the parameters that the tree's code asks for: names that are
-// the first argument of some call, and suffixes that are joined to smtp or lmtp
-// or to the name of a transport.
-func readNames(t *testing.T) []string {
+// sources calls f with the text of every program file that may read main.cf.
+func sources(t *testing.T, f func(path string, text []byte)) {
 	t.Helper()
-	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9_]+)"`)
-	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
-	found := map[string]bool{}
-	add := func(name string) {
-		if _, ok := Find(name); ok {
-			found[name] = true
-		}
-	}
 	for _, root := range []string{"../../../lib", "../../../cmd"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -40,26 +30,43 @@ func readNames(t *testing.T) []string {
 				return nil
 			}
 			text, err := os.ReadFile(path)
-			if err != nil {
-				return err
+			if err == nil {
+				f(slash, text)
 			}
-			for _, m := range full.FindAllSubmatch(text, -1) {
-				add(string(m[1]))
-			}
-			for _, m := range suffix.FindAllSubmatch(text, -1) {
-				s := string(slices.Concat(m[1], m[2], m[3]))
-				add("smtp" + s)
-				add("lmtp" + s)
-				if def, ok := suffixDefault(s); ok {
-					add(def)
-				}
-			}
-			return nil
+			return err
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// readNames finds the parameters that the tree's code asks for: names that are
+// the first argument of some call, and suffixes that are joined to smtp or lmtp
+// or to the name of a transport.
+func readNames(t *testing.T) []string {
+	t.Helper()
+	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9_]+)"`)
+	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
+	found := map[string]bool{}
+	add := func(name string) {
+		if _, ok := Find(name); ok {
+			found[name] = true
+		}
+	}
+	sources(t, func(_ string, text []byte) {
+		for _, m := range full.FindAllSubmatch(text, -1) {
+			add(string(m[1]))
+		}
+		for _, m := range suffix.FindAllSubmatch(text, -1) {
+			s := string(slices.Concat(m[1], m[2], m[3]))
+			add("smtp" + s)
+			add("lmtp" + s)
+			if def, ok := suffixDefault(s); ok {
+				add(def)
+			}
+		}
+	})
 	for size := -1; size != len(found); {
 		// What a default refers to is obeyed through it.
 		size = len(found)
@@ -101,4 +108,26 @@ func TestActedOn(t *testing.T) {
 			t.Logf("%s is read somewhere; is it obeyed? (-update)", name)
 		}
 	}
+}
+
+// A time read with Int, or a number read with Duration, would be wrong by its
+// unit; a misspelt name would be empty for ever.
+func TestGettersFit(t *testing.T) {
+	getter := regexp.MustCompile(`\.(String|Int|Bool|Duration|Size|List)\("([A-Za-z0-9_]+)"\)`)
+	fits := map[string][]Kind{
+		"String": {String, Raw, Computed}, "List": {String, Raw, Computed},
+		"Int": {Int}, "Size": {Long, Int}, "Bool": {Bool}, "Duration": {Time},
+	}
+	sources(t, func(path string, text []byte) {
+		if !strings.Contains(string(text), "lib/conf/maincf\"") || strings.Contains(string(text), "lib/conf/imapdconf\"") {
+			return
+		}
+		for _, m := range getter.FindAllSubmatch(text, -1) {
+			if p, ok := Find(string(m[2])); !ok {
+				t.Errorf("%s: %s: no such parameter", path, m[0])
+			} else if !slices.Contains(fits[string(m[1])], p.Kind) {
+				t.Errorf("%s: %s: the parameter is of type %v", path, m[0], p.Kind)
+			}
+		}
+	})
 }
