@@ -476,7 +476,7 @@ func (c *Conn) doMail(args string) bool {
 	}
 	if c.srv.Size > 0 && m.Size > c.srv.Size {
 		r := Reply{552, "5.3.4", "Message size exceeds fixed limit"}
-		c.odd(OddTooLarge, m.From.String(), r.String())
+		c.odd(OddTooLarge, "MAIL", r.String()+"; "+m.From.String())
 		return c.fail(r)
 	}
 	r := c.sess.Mail(c.ctx, m)

@@ -46,7 +46,7 @@ func FuzzParams(f *testing.F) {
 		}
 		var r Rcpt
 		parseRcpt(&r, s, true)
-		if v, ok := unxtext(xtext(m.EnvID)); !ok || v != m.EnvID {
+		if v, ok := Unxtext(xtext(m.EnvID)); !ok || v != m.EnvID {
 			t.Fatalf("%q", m.EnvID)
 		}
 	})

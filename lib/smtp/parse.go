@@ -235,14 +235,14 @@ func parseMail(m *Mail, params string, utf8ok bool) (bad Reply) {
 			}
 			return Reply{501, "5.5.4", "Bad RET parameter syntax"}
 		case "ENVID":
-			v, ok := unxtext(value)
+			v, ok := Unxtext(value)
 			if !ok || v == "" || len(value) > 100 {
 				return Reply{501, "5.5.4", "Bad ENVID parameter syntax"}
 			}
 			m.EnvID = v
 			continue
 		case "AUTH":
-			m.Auth, _ = unxtext(value)
+			m.Auth, _ = Unxtext(value)
 			continue
 		case "SMTPUTF8":
 			if !has && utf8ok {
@@ -279,7 +279,7 @@ func parseRcpt(r *Rcpt, params string, lmtp bool) (bad Reply, notify string) {
 			continue
 		case "ORCPT":
 			kind, addr, ok := strings.Cut(value, ";")
-			addr, fine := unxtext(addr)
+			addr, fine := Unxtext(addr)
 			if !ok || !fine || kind == "" || addr == "" || len(value) > 500 {
 				return Reply{501, "5.5.4", "Error: Bad ORCPT parameter syntax"}, ""
 			}
@@ -315,8 +315,8 @@ func parseNotify(value string) (n agent.Notify, ok bool) {
 	return n, n&agent.NotifyNever == 0 || n == agent.NotifyNever
 }
 
-// unxtext is RFC 3461, 4: "+2B" for "+".
-func unxtext(s string) (string, bool) {
+// Unxtext is RFC 3461, 4: "+2B" for "+".
+func Unxtext(s string) (string, bool) {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
 		if s[i] <= ' ' || s[i] == 0x7f {

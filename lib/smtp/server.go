@@ -148,8 +148,9 @@ func (c *Conn) Authenticated() bool { return c.authenticated }
 // engine does it itself after AUTH.
 func (c *Conn) SetAuthenticated(yes bool) { c.authenticated = yes }
 
-// Pipelining reports whether the client has sent more than it was asked for.
-func (c *Conn) Pipelining() bool { return c.r < c.w }
+// Pipelining reports whether the client did not await an answer where it has to
+// (RFC 2920, 3.1).
+func (c *Conn) Pipelining() bool { return c.watched }
 
 // Discarded reports whether an EHLO keyword (lower case) is not offered here.
 func (c *Conn) Discarded(keyword string) bool {

@@ -132,5 +132,5 @@ const (
 	OddPipelining                // a client that does not await its turn; text is what came
 	OddBareNewline               // bare <LF> received, and forbidden
 	OddNewlineNote               // bare <LF> received, to be noted
-	OddTooLarge                  // SIZE= over the limit; text is the answer
+	OddTooLarge                  // SIZE= over the limit; text is the answer, "; " and the sender
 )

@@ -1,0 +1,101 @@
+package smtpd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"strings"
+
+	"angarium/lib/sasl"
+	"angarium/lib/smtp"
+)
+
+func clientCert(state *tls.ConnectionState) *x509.Certificate {
+	if len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	return state.PeerCertificates[0]
+}
+
+// offer are the mechanisms for this client now.
+func (s *session) offer(tls bool) []string {
+	_, secrets := s.c.Auth.(sasl.SecretVerifier)
+	return sasl.Offer{List: s.c.AuthList, Cleartext: tls || s.c.AuthCleartext, Secrets: secrets}.Mechanisms()
+}
+
+// AuthAllowed: see smtp.Authenticator.
+func (s *session) AuthAllowed(context.Context) smtp.Reply {
+	switch {
+	case s.c.Auth == nil:
+		return smtp.Reply{Code: 503, Status: "5.5.1", Text: "Error: authentication not enabled"}
+	case s.c.AuthTLSOnly && s.conn.TLS() == nil:
+		return smtp.Reply{Code: 538, Status: "5.7.0", Text: "Encryption required for requested authentication mechanism"}
+	case s.over(eventAuth, s.c.Limit.Auth, "AUTH command"):
+		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many AUTH commands from " + s.peer.addr.String()}
+	}
+	return smtp.Reply{}
+}
+
+// Auth: see smtp.Authenticator.
+func (s *session) Auth(_ context.Context, mech string) (smtp.Exchange, smtp.Reply) {
+	for _, m := range s.offer(s.conn.TLS() != nil) {
+		if m != mech {
+			continue
+		}
+		x, err := sasl.NewServer(mech, s.c.Auth, sasl.Options{Host: s.c.MyName})
+		if err == nil {
+			return &exchange{Server: x}, smtp.Reply{}
+		}
+	}
+	s.log.Warnf("%s: SASL %s authentication failed: Invalid authentication mechanism", s.peer.id(), mech)
+	return nil, smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: Invalid authentication mechanism"}
+}
+
+// exchange remembers the last challenge: Postfix logs it when a login fails,
+// and log readers know "UGFzc3dvcmQ6".
+type exchange struct {
+	sasl.Server
+	last []byte
+}
+
+func (x *exchange) Next(ctx context.Context, response []byte) ([]byte, bool, error) {
+	challenge, done, err := x.Server.Next(ctx, response)
+	if err == nil && !done {
+		x.last = challenge
+	}
+	return challenge, done, err
+}
+
+// AuthDone: see smtp.Authenticator.
+func (s *session) AuthDone(_ context.Context, mech string, sx smtp.Exchange, err error) smtp.Reply {
+	x := sx.(*exchange)
+	id, as := x.Identity()
+	if err == nil && as != "" && as != id {
+		err = &sasl.Error{Code: sasl.CodeNoAuthz}
+	}
+	if err == nil {
+		s.saslMethod, s.saslUser = mech, id
+		return smtp.Reply{}
+	}
+	if !errors.Is(err, smtp.ErrAuthAborted) && !errors.Is(err, smtp.ErrAuthEncoding) && !sasl.Refused(err) {
+		s.log.Warnf("%s: SASL %s authentication failed: Connection lost to authentication server", s.peer.id(), mech)
+		s.log.Warnf("%v", err)
+		return smtp.Reply{Code: 454, Status: "4.7.0", Text: "Temporary authentication failure: Connection lost to authentication server"}
+	}
+	why := "authentication failure"
+	if mech == "LOGIN" && len(x.last) > 0 {
+		why = base64.StdEncoding.EncodeToString(x.last)
+	}
+	line := "%s: SASL %s authentication failed: %s"
+	if id = strings.TrimSpace(id); id != "" {
+		s.log.Warnf(line+", sasl_username=%s", s.peer.id(), mech, why, id)
+	} else {
+		s.log.Warnf(line, s.peer.id(), mech, why)
+	}
+	if errors.Is(err, smtp.ErrAuthAborted) || errors.Is(err, smtp.ErrAuthEncoding) {
+		return smtp.Reply{}
+	}
+	return smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: " + why}
+}
