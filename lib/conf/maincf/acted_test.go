@@ -41,12 +41,12 @@ func sources(t *testing.T, f func(path string, text []byte)) {
 	}
 }
 
-// readNames finds the parameters that the tree's code asks for: names that are
-// the first argument of some call, and suffixes that are joined to smtp or lmtp
-// or to the name of a transport.
+// readNames finds the parameters that the tree's code asks for: names with an
+// underscore anywhere in quotes, others as the first argument of some call, and
+// suffixes that are joined to smtp or lmtp or to the name of a transport.
 func readNames(t *testing.T) []string {
 	t.Helper()
-	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9_]+)"`)
+	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9]+)"|"([A-Za-z0-9]+_[A-Za-z0-9_]+)"`)
 	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
 	found := map[string]bool{}
 	add := func(name string) {
@@ -56,7 +56,7 @@ func readNames(t *testing.T) []string {
 	}
 	sources(t, func(_ string, text []byte) {
 		for _, m := range full.FindAllSubmatch(text, -1) {
-			add(string(m[1]))
+			add(string(slices.Concat(m[1], m[2])))
 		}
 		for _, m := range suffix.FindAllSubmatch(text, -1) {
 			s := string(slices.Concat(m[1], m[2], m[3]))
@@ -67,6 +67,9 @@ func readNames(t *testing.T) []string {
 			}
 		}
 	})
+	if found["mynetworks"] {
+		add("mynetworks_style") // Compute reads it
+	}
 	for size := -1; size != len(found); {
 		// What a default refers to is obeyed through it.
 		size = len(found)
