@@ -662,3 +662,16 @@ func (d *Decoder) List(member func()) {
 
 // errNoClose is a list that does not end.
 var errNoClose = &BadError{"Missing close parenthesis"}
+
+// Line reads a whole line, as IDLE and AUTHENTICATE have them.
+func (d *Decoder) Line() string {
+	s := strings.TrimSuffix(string(d.run(func(c byte) bool { return c != '\n' })), "\r")
+	if d.err == nil {
+		d.next()
+		d.eol = true
+	}
+	return s
+}
+
+// SkipLiteral passes over what is left of the open literal.
+func (d *Decoder) SkipLiteral() { d.discard() }
