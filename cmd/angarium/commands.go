@@ -13,26 +13,30 @@ import (
 	"angarium/cmd/postmap"
 	"angarium/cmd/postsuper"
 	"angarium/cmd/qmgr"
+	"angarium/cmd/reconstruct"
 	"angarium/cmd/sendmail"
+	"angarium/cmd/smmapd"
 	"angarium/lib/cli"
 )
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
-	"lmtpd":      lmtpd.Main,
-	"mailq":      sendmail.Main,
-	"mailsetup":  mailsetup.Main,
-	"newaliases": sendmail.Main,
-	"postalias":  postmap.AliasMain,
-	"postcat":    postcat.Main,
-	"postconf":   postconf.Main,
-	"postfix":    postfix.Main,
-	"postkick":   postkick.Main,
-	"postlock":   postlock.Main,
-	"postlog":    postlog.Main,
-	"postlogd":   postlogd.Main,
-	"postmap":    postmap.Main,
-	"postsuper":  postsuper.Main,
-	"qmgr":       qmgr.Main,
-	"sendmail":   sendmail.Main,
+	"lmtpd":       lmtpd.Main,
+	"mailq":       sendmail.Main,
+	"mailsetup":   mailsetup.Main,
+	"newaliases":  sendmail.Main,
+	"postalias":   postmap.AliasMain,
+	"postcat":     postcat.Main,
+	"postconf":    postconf.Main,
+	"postfix":     postfix.Main,
+	"postkick":    postkick.Main,
+	"postlock":    postlock.Main,
+	"postlog":     postlog.Main,
+	"postlogd":    postlogd.Main,
+	"postmap":     postmap.Main,
+	"postsuper":   postsuper.Main,
+	"qmgr":        qmgr.Main,
+	"reconstruct": reconstruct.Main,
+	"sendmail":    sendmail.Main,
+	"smmapd":      smmapd.Main,
 }

@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"angarium/lib/address"
 	"angarium/lib/dsn"
 	"angarium/lib/mailbox"
 	"angarium/lib/maillog"
@@ -133,7 +134,7 @@ const unknown = "Mailbox unknown.  Either there is no mailbox associated with th
 	"name or you do not have authorization to see it.\n5.1.1 User unknown"
 
 func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
-	name, err := s.find(ctx, r)
+	name, err := s.srv.Find(ctx, r.To)
 	switch {
 	case errors.Is(err, store.ErrNotFound) || errors.Is(err, mailbox.ErrBad):
 		return smtp.Reply{Code: 550, Text: unknown}
@@ -145,11 +146,12 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 	return smtp.Replyf(250, "2.1.5", "ok")
 }
 
-// find is the mailbox of a recipient: user, user+folder or +shared. A folder
-// that is not there, or into which nobody may post, means the INBOX.
-func (s *session) find(ctx context.Context, r smtp.Rcpt) (mailbox.Name, error) {
-	conf := &s.srv.conf
-	local, domain := r.To.Local, strings.ToLower(r.To.Domain)
+// Find is the mailbox of a recipient: user, user+folder or +shared. A folder
+// that is not there, or into which nobody may post, means the INBOX. Whoever has
+// no mailbox is store.ErrNotFound or mailbox.ErrBad.
+func (s *Server) Find(ctx context.Context, to address.Address) (mailbox.Name, error) {
+	conf := &s.conf
+	local, domain := to.Local, strings.ToLower(to.Domain)
 	user, folder, plus := strings.Cut(local, "+")
 	if conf.Downcase {
 		user = strings.ToLower(user)
@@ -187,8 +189,8 @@ func (s *session) find(ctx context.Context, r smtp.Rcpt) (mailbox.Name, error) {
 }
 
 // mayPost asks for the right p: whoever sends mail is "anyone".
-func (s *session) mayPost(ctx context.Context, name mailbox.Name) error {
-	e, err := s.srv.conf.Store.Exists(ctx, name)
+func (s *Server) mayPost(ctx context.Context, name mailbox.Name) error {
+	e, err := s.conf.Store.Exists(ctx, name)
 	if err != nil {
 		return err
 	}

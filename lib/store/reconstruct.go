@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -106,7 +107,7 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 			if err != nil {
 				return found, err
 			}
-			if !there[e.Name] {
+			if !there[e.Name] && s.reachable(e.Partition) {
 				lost = append(lost, e)
 			}
 		}
@@ -136,4 +137,78 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 		}
 		return nil
 	})
+}
+
+// reachable reports whether a partition's volume is there: what lies on one that
+// is not, is not lost.
+func (s *Store) reachable(partition string) bool {
+	_, err := fstatat(unix.AT_FDCWD, filepath.Join(s.conf.Partitions[partition], stageDir))
+	return err == nil
+}
+
+// AddFound puts mailboxes into the list that lie on a partition, at or below a
+// name, and are not in it. One whose uniqueid another mailbox has is a copy made
+// by hand, and gets an id of its own.
+func (s *Store) AddFound(ctx context.Context, under mailbox.Name) (added []mailbox.Name, err error) {
+	for e, err := range s.scan(ctx) {
+		if err != nil {
+			return added, err
+		}
+		if e.Name != under && !e.Name.Under(under) && under != "" {
+			continue
+		}
+		if _, err := s.list.get(ctx, e.Name); !errors.Is(err, ErrNotFound) {
+			if err != nil {
+				return added, err
+			}
+			continue
+		}
+		if other, err := s.list.byID(ctx, e.ID); err == nil {
+			s.conf.Log.Warnf("%s has the uniqueid of %s: it gets one of its own", e.Name, other.Name)
+			if err := s.renewID(ctx, &e); err != nil {
+				return added, err
+			}
+		}
+		err = s.list.change(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `INSERT INTO facts VALUES ('uidvalidity', ?1) ON CONFLICT (name) DO UPDATE SET
+				value = max(?1, value)`, e.UIDValidity)
+			if err != nil {
+				return err
+			}
+			return put(ctx, tx, &e)
+		})
+		if err != nil {
+			return added, err
+		}
+		added = append(added, e.Name)
+	}
+	return added, nil
+}
+
+// renewID gives a copied mailbox another uniqueid and UIDVALIDITY. Its index
+// and names then say nothing, and its messages are taken in as foreign ones.
+func (s *Store) renewID(ctx context.Context, e *Entry) error {
+	err := s.list.change(ctx, func(tx *sql.Tx) error {
+		v, err := nextUIDValidity(ctx, tx, s.now())
+		e.ID, e.UIDValidity = newID(), v
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	dir, err := s.dirOf(e.Partition, e.Name)
+	if err != nil {
+		return err
+	}
+	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, f := range []string{indexName, cacheName, extraName} {
+		if err := unix.Unlinkat(fd, f, 0); err != nil && err != unix.ENOENT {
+			return sysErr("unlink "+f, err)
+		}
+	}
+	return writeFileAt(s, fd, metaName, e.meta().write)
 }

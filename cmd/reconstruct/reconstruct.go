@@ -1,0 +1,155 @@
+// Package reconstruct makes mailboxes whole again. See reconstruct(8).
+package reconstruct
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"angarium/lib/cli"
+	"angarium/lib/conf/imapdconf"
+	"angarium/lib/conf/storeconf"
+	"angarium/lib/mailbox"
+	"angarium/lib/maillog"
+	"angarium/lib/store"
+)
+
+type job struct {
+	c         *cli.Cmd
+	st        *store.Store
+	ns        mailbox.Namespace
+	recursive bool // -r
+	find      bool // -f
+	users     bool // -u
+	dry       bool // -n
+	quiet     bool // -q
+	partition string
+}
+
+// Main is reconstruct.
+func Main(ctx context.Context, c *cli.Cmd) error {
+	file := c.String('C', "config-file", imapdconf.DefaultPath)
+	j := &job{c: c}
+	recursive, find, users, dry, quiet := c.Bool('r'), c.Bool('f'), c.Bool('u'), c.Bool('n'), c.Bool('q')
+	partition := c.String('p', "partition", "")
+	list, list2 := c.Bool('m'), c.Bool('d')
+	// Accepted, since scripts give them: what they ask for is always done, or
+	// has no meaning in this store. See reconstruct(8).
+	for _, letter := range "xskgGRIUoOM" {
+		c.Bool(byte(letter))
+	}
+	c.String('V', "version", "")
+	args, err := c.Parse()
+	if err != nil {
+		return err
+	}
+	j.recursive, j.find, j.users, j.dry, j.quiet, j.partition = *recursive, *find, *users, *dry, *quiet, *partition
+	conf, err := imapdconf.Load(*file)
+	if err != nil {
+		return cli.Exit(cli.Config, "%v", err)
+	}
+	where, err := storeconf.Store(conf, maillog.New(maillog.ToWriter(c.Stderr), "cyrus/reconstruct"))
+	if err != nil {
+		return cli.Exit(cli.Config, "%v", err)
+	}
+	j.ns = storeconf.Namespace(conf, "")
+	j.ns.Admin = true
+	if j.st, err = store.Open(ctx, where); err != nil {
+		return cli.Exit(cli.TempFail, "%v", err)
+	}
+	err = j.run(ctx, args, *list || *list2)
+	return errors.Join(err, j.st.Close())
+}
+
+func (j *job) run(ctx context.Context, args []string, list bool) error {
+	if list && !j.dry {
+		n, err := j.st.RebuildList(ctx, true)
+		if err != nil {
+			return err
+		}
+		if !j.quiet {
+			j.c.Infof("%d mailboxes in the list", n)
+		}
+		if len(args) == 0 {
+			return nil
+		}
+	}
+	names, err := j.choose(ctx, args)
+	if err != nil {
+		return err
+	}
+	failed := false
+	for _, n := range names {
+		if !j.dry {
+			if err := j.st.Reconstruct(ctx, n); err != nil {
+				j.c.Warnf("%s: %v", j.ns.External(n), err)
+				failed = true
+				continue
+			}
+		}
+		if !j.quiet {
+			j.c.Printf("%s\n", j.ns.External(n))
+		}
+	}
+	if failed {
+		return cli.Exit(cli.IOErr, "")
+	}
+	return nil
+}
+
+// choose are the mailboxes that the arguments mean: patterns as in LIST, or users.
+func (j *job) choose(ctx context.Context, args []string) ([]mailbox.Name, error) {
+	var patterns []string
+	for _, a := range args {
+		p := a
+		if j.users {
+			p = j.ns.External(j.ns.Inbox(a))
+		}
+		patterns = append(patterns, p)
+		if j.recursive || j.users {
+			patterns = append(patterns, p+string(j.ns.Sep())+"*")
+		}
+		if err := j.findOnDisk(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	if len(args) == 0 {
+		if err := j.findOnDisk(ctx, ""); err != nil {
+			return nil, err
+		}
+	}
+	var names []mailbox.Name
+	for e, err := range j.st.List(ctx, store.Query{Deleted: true}) {
+		if err != nil {
+			return nil, err
+		}
+		name := j.ns.External(e.Name)
+		wanted := slices.ContainsFunc(patterns, func(p string) bool { return mailbox.Match(p, name, j.ns.Sep()) })
+		if (wanted || len(args) == 0) && (j.partition == "" || e.Partition == j.partition) {
+			names = append(names, e.Name)
+		}
+	}
+	return names, nil
+}
+
+// findOnDisk adds mailboxes that the list does not know: -f, and -p.
+func (j *job) findOnDisk(ctx context.Context, arg string) error {
+	if j.dry || !j.find && j.partition == "" {
+		return nil
+	}
+	under := mailbox.Name("")
+	if arg != "" {
+		n, err := j.ns.Internal(arg)
+		if err != nil {
+			return nil // a pattern: nothing to look below
+		}
+		under = n
+	}
+	added, err := j.st.AddFound(ctx, under)
+	for _, n := range added {
+		if !j.quiet {
+			j.c.Infof("found %s", j.ns.External(n))
+		}
+	}
+	return err
+}

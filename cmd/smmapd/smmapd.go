@@ -1,0 +1,156 @@
+// Package smmapd tells a mail server whether a mailbox exists. See smmapd(8).
+package smmapd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/cli"
+	"angarium/lib/conf/storeconf"
+	"angarium/lib/lmtpd"
+	"angarium/lib/mailbox"
+	"angarium/lib/maillog"
+	"angarium/lib/service"
+	"angarium/lib/store"
+)
+
+const (
+	maxRequest = 10000 // octets, as in sendmail's socket maps
+	idle       = 10 * time.Minute
+)
+
+// Main is smmapd.
+func Main(ctx context.Context, c *cli.Cmd) error {
+	return service.Run(ctx, c, service.Daemon{Program: "smmapd", Family: service.Cyrus, Setup: setup})
+}
+
+// daemon asks the same finder that lmtpd asks, so that both know the same users.
+type daemon struct {
+	conf     store.Config
+	services []*service.Service
+
+	ready    chan struct{}
+	finders  map[*service.Service]finder
+	sessions sync.WaitGroup
+}
+
+type finder interface {
+	Find(context.Context, address.Address) (mailbox.Name, error)
+}
+
+func setup(_ context.Context, env *service.Env) (service.Handler, error) {
+	conf, err := storeconf.Store(env.Imapd, env.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &daemon{conf: conf, services: env.Services, ready: make(chan struct{})}, nil
+}
+
+// Run keeps the store open until the last session has ended.
+func (d *daemon) Run(ctx context.Context) error {
+	st, err := store.Open(ctx, d.conf)
+	if err != nil {
+		return err
+	}
+	d.finders = make(map[*service.Service]finder, len(d.services))
+	for _, s := range d.services {
+		d.finders[s] = lmtpd.New(lmtpd.Config{
+			Store: st, Namespace: storeconf.Namespace(s.Imapd, ""),
+			Downcase: s.Imapd.Bool("lmtp_downcase_rcpt"), PostUser: s.Imapd.String("postuser"),
+		})
+	}
+	close(d.ready)
+	<-ctx.Done()
+	d.sessions.Wait()
+	return st.Close()
+}
+
+func (d *daemon) Serve(ctx context.Context, s *service.Session) {
+	d.sessions.Add(1)
+	defer d.sessions.Done()
+	select {
+	case <-d.ready:
+		serve(ctx, s.Conn, d.finders[s.Service], s.Log)
+	case <-ctx.Done():
+	}
+}
+
+// serve answers requests, netstrings of the form "map key", until the client
+// goes away.
+func serve(ctx context.Context, conn net.Conn, f finder, log *maillog.Logger) {
+	r, w := bufio.NewReaderSize(conn, 512), bufio.NewWriterSize(conn, 512)
+	for ctx.Err() == nil {
+		_ = conn.SetDeadline(time.Now().Add(idle))
+		request, err := readNetstring(r)
+		if err != nil {
+			if err != io.EOF && ctx.Err() == nil {
+				log.Errorf("bad request: %v", err)
+			}
+			return
+		}
+		answer := reply(ctx, f, request, log)
+		fmt.Fprintf(w, "%d:%s,", len(answer), answer)
+		if r.Buffered() == 0 && w.Flush() != nil {
+			return
+		}
+	}
+}
+
+func reply(ctx context.Context, f finder, request string, log *maillog.Logger) string {
+	_, key, ok := strings.Cut(request, " ")
+	if !ok {
+		return "PERM bad request"
+	}
+	name, err := f.Find(ctx, address.Parse(key))
+	switch {
+	case err == nil:
+		log.Log(maillog.Debug, "verify %s: %s", key, name)
+		return "OK " + key
+	case errors.Is(err, store.ErrNotFound) || errors.Is(err, mailbox.ErrBad):
+		return "NOTFOUND Mailbox does not exist"
+	}
+	// Nobody may conclude anything: the mail server defers.
+	log.Errorf("verify %s: %v", key, err)
+	return "TEMP System I/O error"
+}
+
+var errNetstring = errors.New("no netstring")
+
+// readNetstring reads "5:hello,".
+func readNetstring(r *bufio.Reader) (string, error) {
+	digits := make([]byte, 0, 6)
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			if len(digits) > 0 {
+				err = errNetstring
+			}
+			return "", err
+		}
+		if c == ':' {
+			break
+		}
+		if c < '0' || c > '9' || len(digits) == cap(digits) {
+			return "", errNetstring
+		}
+		digits = append(digits, c)
+	}
+	n, err := strconv.Atoi(string(digits))
+	if err != nil || n > maxRequest {
+		return "", errNetstring
+	}
+	b := make([]byte, n+1)
+	if _, err := io.ReadFull(r, b); err != nil || b[n] != ',' {
+		return "", errNetstring
+	}
+	return string(b[:n]), nil
+}

@@ -1,0 +1,61 @@
+package smmapd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"angarium/lib/address"
+	"angarium/lib/mailbox"
+	"angarium/lib/store"
+)
+
+type some map[string]error
+
+func (s some) Find(_ context.Context, a address.Address) (mailbox.Name, error) {
+	err, ok := s[a.String()]
+	if !ok {
+		err = store.ErrNotFound
+	}
+	return "user.x", err
+}
+
+func TestAnswers(t *testing.T) {
+	f := some{"bob@here.test": nil, "bad": mailbox.ErrBad, "down@here.test": errors.New("disk I/O error")}
+	a, b := net.Pipe()
+	done := make(chan struct{})
+	go func() { serve(context.Background(), b, f, nil); b.Close(); close(done) }()
+	for _, c := range []struct{ in, want string }{
+		{"19:cyrus bob@here.test,", "16:OK bob@here.test,"},
+		{"9:cyrus ann,", "31:NOTFOUND Mailbox does not exist,"},
+		{"9:cyrus bad,", "31:NOTFOUND Mailbox does not exist,"},
+		{"20:cyrus down@here.test,", "21:TEMP System I/O error,"},
+		{"4:what,", "16:PERM bad request,"},
+	} {
+		if _, err := io.WriteString(a, c.in); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(c.want))
+		if _, err := io.ReadFull(a, got); err != nil || string(got) != c.want {
+			t.Errorf("%s: got %s, want %s", c.in, got, c.want)
+		}
+	}
+	_, _ = io.WriteString(a, "x")
+	<-done // whoever talks nonsense is left
+}
+
+func FuzzNetstring(f *testing.F) {
+	for _, s := range []string{"5:hello,", "0:,", ":", "99999999:", "5:hello;", "00005:hello,"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		got, err := readNetstring(bufio.NewReader(strings.NewReader(in)))
+		if err == nil && !strings.Contains(in, ":"+got+",") {
+			t.Fatalf("%q from %q", got, in)
+		}
+	})
+}
