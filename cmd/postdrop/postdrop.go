@@ -77,7 +77,7 @@ const (
 func drop(ctx context.Context, c *cli.Cmd, conf *maincf.Config, log *maillog.Logger) error {
 	uid := os.Getuid()
 	if name, ok := queueconf.Authorized(conf, "authorized_submit_users", uid); !ok {
-		return fmt.Errorf("User %s(%d) is not allowed to submit mail", name, uid)
+		return cli.Exit(1, "User %s(%d) is not allowed to submit mail", name, uid)
 	}
 	if maps := conf.String("local_login_sender_maps"); maps != "static:*" {
 		return fmt.Errorf("local_login_sender_maps: only static:* is supported: %s", maps)

@@ -99,7 +99,12 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if errors.As(err, &exit) {
 		return err
 	}
-	s.log.Fatalf("%v", err)
+	return s.fatal("%v", err)
+}
+
+// fatal logs an error, which also prints it, and ends the command.
+func (s *call) fatal(format string, args ...any) error {
+	s.log.Fatalf(format, args...)
 	return cli.Exit(cli.TempFail, "")
 }
 

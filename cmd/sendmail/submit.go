@@ -28,7 +28,7 @@ func (s *call) submit(ctx context.Context, args []string) error {
 	}
 	s.shownFrom = sender
 	if user, ok := queueconf.Authorized(s.conf, "authorized_submit_users", s.uid); !ok {
-		return fmt.Errorf("User %s(%d) is not allowed to submit mail", user, s.uid)
+		return s.fatal("User %s(%d) is not allowed to submit mail", user, s.uid)
 	}
 	rcpts := recipients(args)
 	switch {

@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -107,46 +108,55 @@ func (c *Cleanup) canonical(ctx context.Context, a address.Address, special Tabl
 	return a, nil
 }
 
-// virtual expands an address until no table entry changes anything. Each result
-// is looked up again but for one that equals its key: so an address may stand in
-// its own expansion.
+// virtual expands an address until no table entry changes anything, in the order
+// of the entries. An address may stand in its own expansion, and then stays.
 func (c *Cleanup) virtual(ctx context.Context, a address.Address) ([]address.Address, error) {
-	done := []address.Address{}
-	type item struct {
-		a     address.Address
-		depth int
+	x := expansion{c: c, seen: map[string]bool{}}
+	if err := x.add(ctx, a, 0); err != nil {
+		return nil, fmt.Errorf("%w for %s", err, a)
 	}
-	work := []item{{a, 0}}
-	seen := map[string]bool{}
-	for len(work) > 0 {
-		it := work[0]
-		work = work[1:]
-		list, found, err := c.mapAddress(ctx, c.c.VirtualAlias, it.a, c.c.PropagateVirtual)
-		if err != nil {
-			return nil, err
-		}
-		if !found {
-			done = append(done, it.a)
-			continue
-		}
-		if it.depth >= c.c.RecursionLimit {
-			return nil, fmt.Errorf("unreasonable virtual_alias_maps map nesting for %s", a)
-		}
-		for _, to := range list {
-			key := strings.ToLower(to.String())
-			switch {
-			case strings.EqualFold(key, it.a.String()):
-				done = append(done, to)
-			case !seen[key]:
-				seen[key] = true
-				work = append(work, item{to, it.depth + 1})
-			}
-		}
-		if len(done)+len(work) > c.c.ExpansionLimit {
-			return nil, fmt.Errorf("unreasonable virtual_alias_maps map expansion size for %s", a)
+	return x.done, nil
+}
+
+type expansion struct {
+	c     *Cleanup
+	seen  map[string]bool // what was looked up: true while its entries are being added
+	done  []address.Address
+	steps int
+}
+
+func (x *expansion) add(ctx context.Context, a address.Address, depth int) error {
+	c := x.c
+	if depth > c.c.RecursionLimit {
+		return errors.New("unreasonable virtual_alias_maps map nesting")
+	}
+	if x.steps++; x.steps > 2*c.c.ExpansionLimit || len(x.done) >= c.c.ExpansionLimit {
+		return errors.New("unreasonable virtual_alias_maps map expansion size")
+	}
+	key := strings.ToLower(a.String())
+	if open, seen := x.seen[key]; open {
+		return errors.New("unreasonable virtual_alias_maps map nesting") // a ring
+	} else if seen {
+		return nil
+	}
+	list, found, err := c.mapAddress(ctx, c.c.VirtualAlias, a, c.c.PropagateVirtual)
+	if err != nil {
+		return err
+	}
+	if !found {
+		x.done = append(x.done, a)
+		return nil
+	}
+	x.seen[key] = true
+	for _, to := range list {
+		if strings.EqualFold(key, to.String()) {
+			x.done = append(x.done, to)
+		} else if err := x.add(ctx, to, depth+1); err != nil {
+			return err
 		}
 	}
-	return done, nil
+	x.seen[key] = false
+	return nil
 }
 
 // find looks an address up: as it is, without its extension, and so on; "" if no
