@@ -85,7 +85,7 @@ func (m *Manager) submit(ctx context.Context, f *queue.Message, sender address.A
 
 // onward follows an agent that passed a recipient on: a .forward file was
 // found, or none, and then the mail goes to mailbox_transport.
-func (s *settlement) onward(ctx context.Context, it item, res agent.Result) {
+func (s *settlement) onward(it item, res agent.Result) {
 	g := s.g
 	gr := it.group
 	if gr == nil {
@@ -93,7 +93,7 @@ func (s *settlement) onward(ctx context.Context, it item, res agent.Result) {
 	}
 	p := planner{g: g, f: s.f}
 	var steps []local.Step
-	n := 0
+	hops := 0
 	for _, o := range res.Onward {
 		r := it.Recipient
 		r.Target, r.User = "", ""
@@ -105,19 +105,22 @@ func (s *settlement) onward(ctx context.Context, it item, res agent.Result) {
 		if !o.To.IsNull() {
 			r.Address = o.To
 		}
-		n++
 		p.hop(item{r, gr}, o.Hop)
-	}
-	if len(steps) > 0 {
-		n++
-		p.entries = append(p.entries, g.m.forwardEntry(g, item{it.Recipient, gr}, steps))
+		hops++
 	}
 	g.m.mu.Lock()
-	gr.left += n - 1 // it itself has its answer
+	gr.then = append(gr.then, steps...)
+	gr.left += hops
 	g.pending += len(p.entries)
 	for _, e := range p.entries {
 		g.m.enqueue(e)
 	}
 	g.m.dispatch()
 	g.m.mu.Unlock()
+	it.group = gr
+	here := res.Text != "" // it was also delivered where it is
+	if here {
+		s.line(it.Recipient, res, "2.0.0", "sent", res.Text)
+	}
+	s.leave(it, here)
 }

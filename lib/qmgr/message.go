@@ -54,6 +54,7 @@ type group struct {
 	left int
 	ok   int
 	late []agent.Recipient // deferred members
+	then []local.Step      // what goes on in new messages once the others have answered
 }
 
 // load opens the file and takes it into the active directory.
@@ -245,18 +246,16 @@ func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Resu
 		return
 	}
 	gr := &group{top: *r}
-	var forwards []local.Step
 	for _, s := range steps {
 		if s.Forward {
-			forwards = append(forwards, s)
+			gr.then = append(gr.then, s)
 			continue
 		}
 		gr.left++
 		p.step(item{s.Recipient, gr}, s, res)
 	}
-	if len(forwards) > 0 {
-		gr.left++
-		p.entries = append(p.entries, m.forwardEntry(p.g, item{*r, gr}, forwards))
+	if gr.left == 0 {
+		p.entries = append(p.entries, m.forwardEntry(p.g, item{Recipient: *r}, gr.then))
 	}
 }
 

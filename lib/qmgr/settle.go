@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"angarium/lib/agent"
+	"angarium/lib/deliver/local"
 	"angarium/lib/dsn"
 	"angarium/lib/maillog"
 	"angarium/lib/queue"
@@ -55,7 +56,7 @@ func (g *message) settle(ctx context.Context, f *queue.Message, it item, res age
 func (s *settlement) settle(ctx context.Context, it item, res agent.Result) {
 	g := s.g
 	if res.Err == nil && len(res.Onward) > 0 {
-		s.onward(ctx, it, res)
+		s.onward(it, res)
 		return
 	}
 	e := logEntry(it.Recipient, res)
@@ -210,56 +211,38 @@ func (s *settlement) late(list []settled) {
 	}
 }
 
-// leave counts a member of a group as answered. The last one settles the
-// recipient that the group stands for: if some members got the message and
-// others must wait, those go on in a message of their own, for a new try of
-// all would reach the lucky ones twice.
+// leave counts a member of a group as answered. After the last one the
+// recipient that the group stands for is settled: what goes elsewhere is
+// forwarded, together with members that must wait, for a new try of all would
+// reach the lucky ones twice. If nobody was reached yet, all of it waits.
 func (s *settlement) leave(it item, ok bool) {
-	gr := it.group
-	s.g.m.mu.Lock()
+	gr, m := it.group, s.g.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	gr.left--
 	if ok {
 		gr.ok++
 	}
-	last := gr.left == 0
-	late := gr.late
-	s.g.m.mu.Unlock()
-	if !last {
+	if gr.left > 0 {
 		return
 	}
-	if len(late) > 0 && gr.ok > 0 && s.split(gr.top, late) {
-		late = nil
+	steps := gr.then
+	for _, r := range gr.late {
+		if gr.ok == 0 || r.Target != "" { // a command can't be named in an envelope
+			s.g.late = true
+			return
+		}
+		steps = append(steps, local.Step{Recipient: r, Forward: true, Sender: s.g.env.Sender})
 	}
-	if len(late) > 0 {
-		s.g.m.mu.Lock()
-		s.g.late = true
-		s.g.m.mu.Unlock()
+	if len(steps) > 0 {
+		s.g.pending++
+		m.enqueue(m.forwardEntry(s.g, item{Recipient: gr.top}, steps))
+		m.dispatch()
 		return
 	}
 	if err := s.f.MarkDone(gr.top); err != nil {
-		s.g.m.c.Log.Warnf("%s: %v", s.g.id, err)
-	}
-}
-
-// split submits a message for the members that must wait.
-func (s *settlement) split(top agent.Recipient, late []agent.Recipient) bool {
-	ctx := context.Background()
-	m := s.g.m
-	if m.c.Forward == nil {
-		return false
-	}
-	for _, r := range late {
-		if r.Target != "" {
-			return false // a command can't be named in an envelope
-		}
-	}
-	id, err := m.submit(ctx, s.f, s.g.env.Sender, top, late)
-	if err != nil {
 		m.c.Log.Warnf("%s: %v", s.g.id, err)
-		return false
 	}
-	s.line(top, agent.Result{Relay: "local"}, "2.0.0", "sent", "forwarded as "+id)
-	return true
 }
 
 // line logs one recipient's fate, as pflogsumm and many others read it.

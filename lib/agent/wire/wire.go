@@ -18,6 +18,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"angarium/lib/address"
@@ -195,13 +197,21 @@ func Agent(path string) agent.Agent {
 		if err == nil {
 			return list
 		}
-		r.Log.Warnf("connect to transport %s: %v", path, err)
+		r.Log.Warnf("connect to transport %s: %s", path, reason(err))
 		list = make([]agent.Result, len(r.Recipients))
 		for i := range list {
 			list[i] = agent.Result{Err: &dsn.Error{Code: [3]int{4, 3, 0}, Text: "mail transport unavailable", Err: err}, Relay: "none", Site: true}
 		}
 		return list
 	}
+}
+
+func reason(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) && no.Error() != "" {
+		return strings.ToUpper(no.Error()[:1]) + no.Error()[1:]
+	}
+	return err.Error()
 }
 
 func ask(ctx context.Context, path string, r *agent.Request) ([]agent.Result, error) {
