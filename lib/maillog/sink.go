@@ -240,18 +240,18 @@ func (s *socketSink) Log(t time.Time, pri Priority, tag string, num int64, text 
 	s.buf = AppendLine(s.buf[:0], t, s.host, tag, num, text)
 	for range 2 {
 		if s.conn == nil {
-			if t.Before(s.retry) {
+			if time.Now().Before(s.retry) {
 				break
 			}
 			c, err := net.Dial("unixgram", s.path)
 			if err != nil {
-				s.retry = t.Add(100 * time.Millisecond)
+				s.retry = time.Now().Add(100 * time.Millisecond)
 				break
 			}
 			s.conn = c
 		}
 		// A postlogd that hangs must not hang the mail.
-		_ = s.conn.SetWriteDeadline(t.Add(2 * time.Second))
+		_ = s.conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
 		if _, err := s.conn.Write(s.buf); err == nil {
 			return nil
 		}
@@ -276,7 +276,6 @@ type syslogSink struct {
 	stream  bool
 	retry   time.Time
 	pending []string
-	lost    int
 }
 
 func (s *syslogSink) connect() error {
@@ -302,23 +301,21 @@ func (s *syslogSink) Log(t time.Time, pri Priority, tag string, num int64, text 
 	b = append(appendTag(b, tag, num), text...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.pending) >= maxPending {
-		s.lost++
-	} else {
+	if len(s.pending) < maxPending {
 		s.pending = append(s.pending, string(b))
 	}
-	return s.flush(t)
+	return s.flush()
 }
 
 // flush sends what is pending, in order, and stops at the first line that fails twice.
-func (s *syslogSink) flush(t time.Time) error {
+func (s *syslogSink) flush() error {
 	for fresh := s.conn == nil; len(s.pending) > 0; {
 		if s.conn == nil {
-			if t.Before(s.retry) {
+			if time.Now().Before(s.retry) {
 				return nil
 			}
 			if err := s.connect(); err != nil {
-				s.retry = t.Add(100 * time.Millisecond)
+				s.retry = time.Now().Add(100 * time.Millisecond)
 				return err
 			}
 		}
@@ -326,7 +323,7 @@ func (s *syslogSink) flush(t time.Time) error {
 		if s.stream {
 			line += "\n"
 		}
-		_ = s.conn.SetWriteDeadline(t.Add(2 * time.Second))
+		_ = s.conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
 		if _, err := io.WriteString(s.conn, line); err != nil {
 			s.conn.Close()
 			s.conn = nil

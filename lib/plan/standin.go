@@ -34,6 +34,8 @@ var standIns = []standIn{
 	{"error", []string{"qmgr"}, false, false, "deliveries are goroutines"},
 	{"discard", []string{"qmgr"}, false, false, "deliveries are goroutines"},
 
+	{"postlogd", []string{"postlogd"}, true, true, ""},
+
 	{"proxymap", nil, false, true, "everyone opens its maps before dropping rights"},
 	{"qmqpd", nil, false, true, "not supported"},
 }
