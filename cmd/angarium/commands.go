@@ -3,6 +3,7 @@ package main
 import (
 	"angarium/cmd/lmtpd"
 	"angarium/cmd/mailsetup"
+	"angarium/cmd/pop3d"
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
 	"angarium/cmd/postfix"
@@ -25,6 +26,7 @@ var commands = map[string]cli.Main{
 	"mailq":       sendmail.Main,
 	"mailsetup":   mailsetup.Main,
 	"newaliases":  sendmail.Main,
+	"pop3d":       pop3d.Main,
 	"postalias":   postmap.AliasMain,
 	"postcat":     postcat.Main,
 	"postconf":    postconf.Main,

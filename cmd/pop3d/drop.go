@@ -1,0 +1,120 @@
+package pop3d
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"time"
+
+	"angarium/lib/mailbox"
+	"angarium/lib/pop3d"
+	"angarium/lib/store"
+)
+
+// config is nil where there is no certificate, which only pop3s can't do without.
+func (s serverTLS) config(needed bool) (*tls.Config, error) {
+	if s.CertFile == "" {
+		if needed {
+			return nil, errors.New("pop3s: required OpenSSL options not present")
+		}
+		return nil, nil
+	}
+	return s.Config()
+}
+
+// hostName asks the resolver how the client is called. Slow answers are no answers.
+func hostName(ctx context.Context, ip string) string {
+	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
+	defer stop()
+	names, err := net.DefaultResolver.LookupAddr(ctx, ip)
+	if err != nil || len(names) == 0 || strings.ContainsAny(names[0], " \t[]()<>") {
+		return ""
+	}
+	return strings.TrimSuffix(names[0], ".")
+}
+
+// opener shows the store to lib/pop3d.
+type opener struct {
+	store  *store.Store
+	inbox  func(user string) mailbox.Name
+	seen   bool // popuseimapflags
+	create bool // autocreate_quota: an INBOX that is missing is made
+}
+
+func (o *opener) Open(ctx context.Context, user string) (pop3d.Maildrop, error) {
+	name := o.inbox(user)
+	mb, err := o.store.Open(ctx, name, store.User{ID: user})
+	if errors.Is(err, store.ErrNotFound) && o.create {
+		if _, err := o.store.Create(ctx, store.Entry{Name: name}); err != nil {
+			return nil, err
+		}
+		mb, err = o.store.Open(ctx, name, store.User{ID: user})
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, pop3d.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &drop{Mailbox: mb, seen: o.seen}
+	if d.release, err = mb.LockPOP(ctx); err == nil {
+		if d.view, err = mb.View(ctx); err == nil {
+			return d, nil
+		}
+		d.release()
+	}
+	_ = mb.Close()
+	if errors.Is(err, store.ErrBusy) {
+		return nil, pop3d.ErrBusy
+	}
+	return nil, err
+}
+
+// drop is a mailbox as it was at login: its View does not change.
+type drop struct {
+	store.Mailbox
+	view    store.View
+	release func()
+	seen    bool
+}
+
+func (d *drop) Name() string        { return string(d.Mailbox.Name()) }
+func (d *drop) UIDValidity() uint32 { return d.view.Status().UIDValidity }
+func (d *drop) Len() int            { return d.view.Len() }
+
+func (d *drop) Message(i int) pop3d.Message {
+	m := d.view.At(i)
+	return pop3d.Message{UID: uint32(m.UID), Size: m.Size}
+}
+
+func (d *drop) Body(ctx context.Context, i int) (pop3d.Body, error) {
+	return d.Mailbox.Body(ctx, d.view.At(i).UID)
+}
+
+func (d *drop) uids(which []int) store.UIDSet {
+	var set store.UIDSet
+	for _, i := range which {
+		set.Add(d.view.At(i).UID)
+	}
+	return set
+}
+
+func (d *drop) Remove(ctx context.Context, which []int) error {
+	_, err := d.Expunge(ctx, d.uids(which))
+	return err
+}
+
+func (d *drop) Seen(ctx context.Context, which []int) error {
+	if !d.seen {
+		return nil
+	}
+	_, err := d.Change(ctx, d.uids(which), store.FlagOp{Mode: store.AddFlags, Flags: store.FlagSeen})
+	return err
+}
+
+func (d *drop) Close() error {
+	d.release()
+	return d.Mailbox.Close()
+}
