@@ -129,6 +129,11 @@ func TestLife(t *testing.T) {
 	want(t, dir, 0, fmt.Sprintf("the Postfix mail system is running: PID: %d", pid), "status")
 	want(t, dir, 1, "fatal: the Postfix mail system is already running", "start")
 	want(t, dir, 0, "refreshing the Postfix mail system", "reload")
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if log, _ := os.ReadFile(dir + "/log/mail.log"); strings.Contains(string(log), "reload -- ") {
+			break
+		}
+	}
 	write(t, dir+"/etc/master.cf", "postlog unix-dgram n - n - 1 postlogd\nbad\n")
 	if code, _, text := postfix(t, dir, "reload"); code != 1 || !strings.Contains(text, "master.cf: line 2: ") {
 		t.Errorf("reload of a broken master.cf: exit %d %q", code, text)
