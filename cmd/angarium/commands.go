@@ -1,6 +1,7 @@
 package main
 
 import (
+	"angarium/cmd/imapd"
 	"angarium/cmd/lmtpd"
 	"angarium/cmd/mailsetup"
 	"angarium/cmd/pop3d"
@@ -17,11 +18,13 @@ import (
 	"angarium/cmd/reconstruct"
 	"angarium/cmd/sendmail"
 	"angarium/cmd/smmapd"
+	"angarium/cmd/smtpd"
 	"angarium/lib/cli"
 )
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
+	"imapd":       imapd.Main,
 	"lmtpd":       lmtpd.Main,
 	"mailq":       sendmail.Main,
 	"mailsetup":   mailsetup.Main,
@@ -41,4 +44,5 @@ var commands = map[string]cli.Main{
 	"reconstruct": reconstruct.Main,
 	"sendmail":    sendmail.Main,
 	"smmapd":      smmapd.Main,
+	"smtpd":       smtpd.Main,
 }

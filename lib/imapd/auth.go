@@ -207,6 +207,7 @@ func (s *session) welcome(id, mech string) {
 	s.ns = s.conf.Namespace
 	s.ns.User, s.ns.Admin = id, s.user.Admin
 	s.loggedIn = true
+	s.present()
 	if s.tls {
 		mech += "+TLS"
 	}

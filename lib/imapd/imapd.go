@@ -69,6 +69,12 @@ type Config struct {
 	AutoINBOX   bool     // autocreate_inbox at login
 	Unsupported []string // suppress_capabilities
 
+	// HostName names a client's address, "" if nothing does; nil: addresses only.
+	HostName func(ctx context.Context, ip string) string
+	// Present notes on the list of who is connected that a session is a user's, and
+	// where he is; what it returns takes the note away. May be nil.
+	Present func(session int64, host, user, mailbox string) (gone func())
+
 	Limits imap.Limits
 	Now    func() time.Time // nil: time.Now
 }
@@ -161,6 +167,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger
 	}
 	s := newSession(ctx, srv, conn, log)
 	defer s.close()
+	s.meet()
 	if srv.conf.Implicit && !s.startTLS() {
 		return
 	}

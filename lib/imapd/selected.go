@@ -151,6 +151,7 @@ func (s *session) selectMailbox() {
 		s.condstore = true
 	}
 	s.box = box
+	s.present()
 	s.tellSelected()
 	if args.qresync {
 		s.resync(args)

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"angarium/lib/imap"
@@ -38,15 +37,14 @@ type session struct {
 	ns        mailbox.Namespace
 	badLogins int
 	leave     func()
-	condstore bool // told of mod-sequences from now on
+	gone      func() // takes the session off the list of who is connected
+	condstore bool   // told of mod-sequences from now on
 	qresync   bool
 	box       *selected // nil: none
 
 	tag     string
 	command string
 	bye     bool // over after this command
-
-	mu sync.Mutex // of the Encoder and box, while an IDLE is told of changes
 }
 
 // wire is the connection with its time limits. A client that is slow to take
@@ -83,12 +81,33 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, log *maillog.Lo
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		s.ip = a.IP.String()
 	}
-	host := s.ip
-	if s.ip == "127.0.0.1" || s.ip == "::1" || s.ip == "local" {
-		host = "localhost"
-	}
-	s.peer = host + " [" + s.ip + "]"
 	return s
+}
+
+// meet names the client for the log. It may have to ask the DNS.
+func (s *session) meet() {
+	name := ""
+	switch {
+	case s.ip == "127.0.0.1", s.ip == "::1", s.ip == "local":
+		name = "localhost"
+	case s.conf.HostName != nil:
+		name = s.conf.HostName(s.ctx, s.ip)
+	}
+	if s.peer = "[" + s.ip + "]"; name != "" {
+		s.peer = name + " " + s.peer
+	}
+}
+
+// present notes on the list of who is connected where the session is now.
+func (s *session) present() {
+	if s.conf.Present == nil || !s.loggedIn {
+		return
+	}
+	name := ""
+	if s.box != nil {
+		name = string(s.box.name)
+	}
+	s.gone = s.conf.Present(s.log.Number(), s.peer, s.user.ID, name)
 }
 
 // close gives back what the session holds.
@@ -96,6 +115,9 @@ func (s *session) close() {
 	s.deselect()
 	if s.leave != nil {
 		s.leave()
+	}
+	if s.gone != nil {
+		s.gone()
 	}
 	_ = s.Flush()
 }
