@@ -213,3 +213,29 @@ func TestKeys(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestHosts(t *testing.T) {
+	h, err := ParseHosts([]string{"!192.0.2.9", "192.0.2.0/24", "[2001:db8::]/32", "10.0.0.1", "friend.test", ".sub.test", "hash:x"}, true,
+		func(string) (Table, error) { return mapTable{"198.51.100.1": "ok"}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, addr string
+		want       bool
+	}{
+		{"unknown", "192.0.2.1", true}, {"unknown", "192.0.2.9", false}, {"unknown", "2001:db8::1", true}, {"unknown", "10.0.0.1", true},
+		{"unknown", "10.0.0.2", false}, {"a.friend.test", "203.0.113.1", true}, {"xfriend.test", "203.0.113.1", false},
+		{"a.sub.test", "203.0.113.1", true}, {"unknown", "198.51.100.1", true},
+	} {
+		if got, err := h.Match(t.Context(), c.name, netip.MustParseAddr(c.addr)); got != c.want || err != nil {
+			t.Errorf("%s[%s]: %v, %v", c.name, c.addr, got, err)
+		}
+	}
+	if _, err := ParseHosts([]string{"192.0.2.1/24"}, false, nil); err == nil {
+		t.Error("a network with host bits was taken")
+	}
+	if ok, _ := (*Hosts)(nil).Match(t.Context(), "x", netip.Addr{}); ok {
+		t.Error("no list matches somebody")
+	}
+}

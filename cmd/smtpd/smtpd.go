@@ -1,0 +1,180 @@
+// Package smtpd takes mail from the network. See smtpd(8).
+package smtpd
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+	"angarium/lib/cleanup"
+	"angarium/lib/cli"
+	"angarium/lib/conf/mailconf"
+	"angarium/lib/conf/queueconf"
+	"angarium/lib/dns"
+	"angarium/lib/queue"
+	"angarium/lib/service"
+	"angarium/lib/smtpd"
+)
+
+// Main is smtpd.
+func Main(ctx context.Context, c *cli.Cmd) error {
+	if slices.Contains(c.Args, "-S") {
+		return standAlone(ctx, c)
+	}
+	return service.Run(ctx, c, service.Daemon{Program: "smtpd", Setup: setup})
+}
+
+// daemon is the smtpd of every line that shares this process.
+type daemon struct {
+	lines map[*service.Service]*smtpd.Daemon
+}
+
+func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
+	q, err := queueconf.Open(env.Main)
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{lines: make(map[*service.Service]*smtpd.Daemon)}
+	limits := smtpd.NewLimits()
+	names := &resolver{dns: dns.New(resolvConf()), hosts: hosts{file: "/etc/hosts"}}
+	for _, s := range env.Services {
+		if s.Command != "smtpd" {
+			continue
+		}
+		c, err := config(s.Conf, s.Log, env.Open)
+		if err != nil {
+			return nil, err
+		}
+		if s.StressConf != nil && s.StressConf != s.Conf {
+			stressed, err := config(s.StressConf, s.Log, env.Open)
+			if err != nil {
+				return nil, err
+			}
+			c.Stress = stressed.Server
+		}
+		cc, err := mailconf.Cleanup(s.Conf, c.Recipients.Router, s.Log)
+		if err != nil {
+			return nil, err
+		}
+		c.Cleaner = cleaner{cleanup.New(cc, q)}
+		c.Service, c.Limits = s.Name, limits
+		if s.Conf.Bool("smtpd_peername_lookup") {
+			c.Resolver = names
+		}
+		d.lines[s] = smtpd.New(*c)
+	}
+	return d, env.Main.Err()
+}
+
+func (d *daemon) Serve(ctx context.Context, s *service.Session) {
+	if line := d.lines[s.Service]; line != nil {
+		line.Serve(ctx, s.Conn, s.Log, s.Stress)
+	}
+}
+
+func resolvConf() dns.Config {
+	c, err := dns.FromResolvConf("/etc/resolv.conf")
+	if err != nil {
+		c = dns.Config{}
+	}
+	c.Hosts = "/etc/hosts"
+	// A client waits for its greeting meanwhile.
+	c.Timeout, c.Attempts = 3*time.Second, 1
+	return c
+}
+
+// resolver finds names of clients: the hosts file, then DNS.
+type resolver struct {
+	dns   *dns.Resolver
+	hosts hosts
+}
+
+func (r *resolver) PTR(ctx context.Context, a netip.Addr) ([]string, error) {
+	if names := r.hosts.lookup(a); len(names) > 0 {
+		return names, nil
+	}
+	return r.dns.PTR(ctx, a)
+}
+
+func (r *resolver) Addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+	return r.dns.Native(ctx, host, dns.Both)
+}
+
+// lookups are what access lists ask of the DNS.
+type lookups struct{ dns *dns.Resolver }
+
+func found[T any](list []T, err error) (bool, error) {
+	if err != nil && dns.Missing(err) {
+		return false, nil
+	}
+	return len(list) > 0, err
+}
+
+func (l lookups) Host(ctx context.Context, host string) (bool, error) {
+	return found(l.dns.Addrs(ctx, host, dns.Both))
+}
+
+func (l lookups) Mail(ctx context.Context, domain string) (bool, error) {
+	if mx, err := l.dns.MX(ctx, domain); err == nil {
+		return len(mx) > 0 && mx[0].Host != "", nil
+	} else if !dns.Missing(err) {
+		return false, err
+	}
+	return l.Host(ctx, domain)
+}
+
+func (l lookups) Block(ctx context.Context, query string) ([]netip.Addr, string, error) {
+	addrs, err := l.dns.Addrs(ctx, query, dns.IPv4)
+	if err != nil {
+		if dns.Missing(err) {
+			err = nil
+		}
+		return nil, "", err
+	}
+	text, _ := l.dns.TXT(ctx, query)
+	if len(text) > 0 {
+		return addrs, text[0], nil
+	}
+	return addrs, "", nil
+}
+
+// cleaner makes lib/cleanup a smtpd.Cleaner.
+type cleaner struct{ c *cleanup.Cleanup }
+
+func (c cleaner) Space(size int64) error { return c.c.Space(size) }
+
+func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, error) {
+	env := cleanup.Envelope{Local: e.Local, Size: e.Size, Log: e.Log}
+	env.Arrival, env.Sender, env.EnvID, env.Ret, env.Encoding = e.Arrival, e.Sender, e.EnvID, e.Ret, e.Encoding
+	env.Client, env.Reverse, env.Server, env.SrvPort = e.Client, e.Reverse, e.Server, e.SrvPort
+	env.LogIdent = e.Ident
+	if e.SMTPUTF8 {
+		env.SendOpts = queue.UTF8Requested
+	}
+	if e.Orig.Name != "" || e.Orig.Addr != "" {
+		env.LogClient = e.Orig
+	}
+	env.Rewrite = "remote"
+	if e.Local {
+		env.Rewrite = "local"
+	}
+	d, err := c.c.Begin(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	return letter{d}, nil
+}
+
+// letter adds to a cleanup.Draft what access tables ask for.
+type letter struct{ *cleanup.Draft }
+
+func (l letter) Filter(spec string) error   { return l.Record(queue.TypeFilter, spec) }
+func (l letter) Redirect(addr string) error { return l.Record(queue.TypeRedirect, addr) }
+
+func (l letter) BCC(ctx context.Context, addr string) error {
+	a := address.Parse(addr)
+	return l.Recipient(ctx, agent.Recipient{Address: a, Original: a, Notify: agent.NotifyNever})
+}
