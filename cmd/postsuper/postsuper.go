@@ -173,9 +173,12 @@ func (s *super) run(acts []*action, fix queue.FixOptions, verbose bool) error {
 			return err
 		}
 	}
-	for _, a := range acts {
-		if err := s.act(a); err != nil {
-			return err
+	// As in Postfix, ALL comes before what is named, whatever the options' order.
+	for _, everything := range []bool{true, false} {
+		for _, a := range acts {
+			if err := s.act(a, everything); err != nil {
+				return err
+			}
 		}
 	}
 	for _, a := range acts {
@@ -199,6 +202,7 @@ func (s *super) fix(fix queue.FixOptions, verbose bool) error {
 	renamed, err := s.q.Fix(dirs, fix)
 	if renamed > 0 {
 		s.log.Infof("Renamed to match inode number: %s", messages(renamed))
+		s.log.Warnf("QUEUE FILE NAMES WERE CHANGED TO MATCH INODE NUMBERS")
 	}
 	if err != nil {
 		s.log.Warnf("OPERATION INCOMPLETE -- RERUN COMMAND TO FIX THE QUEUE FIRST")
@@ -206,13 +210,17 @@ func (s *super) fix(fix queue.FixOptions, verbose bool) error {
 	return err
 }
 
-// act does one kind of action: ALL, ids from standard input ("-"), or named ones.
-func (s *super) act(a *action) error {
+// act does one kind of action: to everything (ALL), or to ids that are named or come
+// from standard input ("-").
+func (s *super) act(a *action, everything bool) error {
 	dirs := a.dirs
 	if s.dirs != nil {
 		dirs = s.dirs
 	}
 	for _, id := range a.ids {
+		if everything != (id == "ALL") {
+			continue
+		}
 		var err error
 		switch id {
 		case "ALL":

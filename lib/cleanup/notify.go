@@ -3,6 +3,7 @@ package cleanup
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,7 @@ import (
 type Notifier struct {
 	path string
 	ids  chan string
+	lost atomic.Bool // some id did not fit
 	once sync.Once
 }
 
@@ -22,12 +24,13 @@ func NewNotifier(path string) *Notifier {
 }
 
 // Notify passes an id on. While more than a thousand wait, further ones are
-// dropped.
+// dropped, and qmgr is asked to scan.
 func (n *Notifier) Notify(id string) {
 	n.once.Do(func() { go n.run() })
 	select {
 	case n.ids <- id:
 	default:
+		n.lost.Store(true)
 	}
 }
 
@@ -44,6 +47,9 @@ func (n *Notifier) run() {
 			default:
 				more = false
 			}
+		}
+		if n.lost.Swap(false) {
+			buf = append(buf, 'I')
 		}
 		for try := 0; try < 2; try++ { // qmgr may have been restarted since
 			if conn == nil {

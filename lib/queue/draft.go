@@ -121,11 +121,7 @@ func (q *Queue) adopt(f *os.File, temp string, dir Dir, mode os.FileMode, now ti
 	}
 	id := MakeID(now, info.Inode, q.long)
 	name := q.file(dir, id)
-	err = q.fs.Rename(temp, name)
-	if errors.Is(err, fs.ErrNotExist) && q.makeDirs(name) == nil {
-		err = q.fs.Rename(temp, name)
-	}
-	if err != nil {
+	if err := q.rename(temp, name); err != nil {
 		return drop(err)
 	}
 	return &Draft{q: q, f: f, id: id, dir: dir, mode: mode, buf: buffers.Get().(*[]byte)}, nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +36,7 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 	marked := false
 	for _, d := range dirs {
 		opt.Info("queue: %s", d)
-		err := q.walk(q.path+"/"+string(d), func(path, name string) error {
+		err := q.walk(q.path+"/"+string(d), opt.Names, func(path, name string) error {
 			n, err := q.fix(d, path, name, opt)
 			renamed += n
 			marked = marked || n > 0 || strings.HasSuffix(name, fixMark)
@@ -51,7 +50,7 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 		return renamed, nil
 	}
 	for _, d := range append(dirs, Bounce, Defer, Trace) {
-		err := q.walk(q.path+"/"+string(d), func(path, name string) error {
+		err := q.walk(q.path+"/"+string(d), false, func(path, name string) error {
 			id, ok := strings.CutSuffix(name, fixMark)
 			if !ok || !ValidID(id) {
 				return nil
@@ -65,9 +64,9 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 	return renamed, nil
 }
 
-// walk visits all files below a directory, and removes subdirectories of one
+// walk visits all files below a directory, and may remove subdirectories of one
 // letter that are empty.
-func (q *Queue) walk(dir string, visit func(path, name string) error) error {
+func (q *Queue) walk(dir string, tidy bool, visit func(path, name string) error) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -81,10 +80,12 @@ func (q *Queue) walk(dir string, visit func(path, name string) error) error {
 			if len(e.Name()) != 1 {
 				continue
 			}
-			if err := q.walk(path, visit); err != nil {
+			if err := q.walk(path, tidy, visit); err != nil {
 				return err
 			}
-			_ = os.Remove(path) // stays if it is not empty
+			if tidy {
+				_ = os.Remove(path) // stays if it is not empty
+			}
 			continue
 		}
 		if err := visit(path, e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -105,8 +106,7 @@ func (q *Queue) fix(d Dir, path, name string, opt FixOptions) (int, error) {
 		return 0, err
 	}
 	message := d == Maildrop || d == Incoming || d == Active || d == Deferred || d == Hold || d == Corrupt
-	if opt.Purge && message && q.now().Sub(info.ModTime) > TempAge && info.Mode.IsRegular() &&
-		(!ValidID(name) || d != Corrupt && !info.Complete()) {
+	if opt.Purge && q.now().Sub(info.ModTime) > TempAge && info.Mode.IsRegular() && leftOver(d, name, info) {
 		opt.Info("removed file %s", rel)
 		return 0, q.fs.Remove(path)
 	}
@@ -140,21 +140,21 @@ func (q *Queue) fix(d Dir, path, name string, opt FixOptions) (int, error) {
 	return 0, nil
 }
 
-// put renames a file to where an id belongs.
-func (q *Queue) put(path string, d Dir, id string) error {
-	to := q.file(d, id)
-	err := q.fs.Rename(path, to)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, serr := stat(path); serr != nil {
-			return serr
-		}
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return err
-		}
-		err = q.fs.Rename(path, to)
+// leftOver reports whether a file is what a writer leaves that died: one that has
+// no id yet, or is not complete.
+func leftOver(d Dir, name string, info Info) bool {
+	if d != Incoming && d != Maildrop {
+		return false
 	}
-	return err
+	usec, pid, dot := strings.Cut(name, ".")
+	if dot {
+		return strings.Trim(usec, "0123456789") == "" && strings.Trim(pid, "0123456789") == ""
+	}
+	return ValidID(name) && !info.Complete()
 }
+
+// put renames a file to where an id belongs.
+func (q *Queue) put(path string, d Dir, id string) error { return q.rename(path, q.file(d, id)) }
 
 // rightID is the id that a file of this inode should have. Long ids need no inode
 // to be unique, but become short ones where those are configured.

@@ -111,9 +111,16 @@ func (q *Queue) Move(id string, from, to Dir) error {
 		return fmt.Errorf("bad queue id: %q", id)
 	}
 	a, b := q.file(from, id), q.file(to, id)
-	err := q.fs.Rename(a, b)
-	if errors.Is(err, fs.ErrNotExist) && q.makeDirs(b) == nil {
-		err = q.fs.Rename(a, b)
+	return q.rename(a, b)
+}
+
+// rename makes the new name's directory if that is what is missing.
+func (q *Queue) rename(from, to string) error {
+	err := q.fs.Rename(from, to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := stat(from); serr == nil && q.makeDirs(to) == nil {
+			err = q.fs.Rename(from, to)
+		}
 	}
 	return err
 }
