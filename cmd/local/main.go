@@ -13,6 +13,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -80,7 +81,7 @@ func (d *daemon) Serve(ctx context.Context, s *service.Session) {
 	for {
 		req, f, err := wire.Receive(conn)
 		if err != nil {
-			if err != io.EOF && ctx.Err() == nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				s.Log.Warnf("bad request: %v", err)
 			}
 			return

@@ -438,6 +438,7 @@ type Message struct {
 	Recipients []Envelope
 	Content    io.Reader // LF line ends
 	Chunking   bool      // BDAT instead of DATA, if the server offers it
+	Probe      bool      // stop behind RCPT: would the server take it?
 }
 
 // Envelope is one recipient of a Message.

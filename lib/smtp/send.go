@@ -46,6 +46,9 @@ func (t *transfer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if t.m.Probe {
+		return t.stepwise(ctx, mail, false)
+	}
 	_, pipelining := c.ext["PIPELINING"]
 	chunking := false
 	if t.m.Chunking {
@@ -160,7 +163,7 @@ func (t *transfer) stepwise(ctx context.Context, mail string, chunking bool) err
 		}
 		t.rcptReply(i, r)
 	}
-	if len(t.accepted) == 0 {
+	if len(t.accepted) == 0 || t.m.Probe {
 		return nil
 	}
 	if chunking {
@@ -179,6 +182,9 @@ func (t *transfer) stepwise(ctx context.Context, mail string, chunking bool) err
 func (t *transfer) rcptReply(i int, r *reply) {
 	if r.code/100 == 2 {
 		t.accepted = append(t.accepted, i)
+		if t.m.Probe {
+			t.answers[i].Reply = r.String()
+		}
 		return
 	}
 	// 552 is 452 said badly: RFC 5321, 4.5.3.1.10.

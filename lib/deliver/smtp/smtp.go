@@ -447,7 +447,10 @@ func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool
 	}
 	m := &smtp.Message{
 		From: d.r.Sender, Size: d.r.Message.Size(), SMTPUTF8: d.r.SMTPUTF8,
-		EnvID: d.r.EnvID, Ret: d.r.Ret, Content: d.r.Message.Content(),
+		EnvID: d.r.EnvID, Ret: d.r.Ret, Probe: d.r.Verify,
+	}
+	if !m.Probe {
+		m.Content = d.r.Message.Content()
 	}
 	switch d.r.Encoding {
 	case "8bit":
@@ -467,6 +470,9 @@ func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool
 		c.Close()
 	}
 	transmit := time.Since(sent)
+	if m.Probe && !s.client.Broken() {
+		_ = s.client.Reset(ctx)
+	}
 
 	var again []int
 	for n, i := range d.left {
