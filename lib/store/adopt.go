@@ -182,7 +182,8 @@ func (b *box) list(dir string, names []string) (files []foreignFile, young bool,
 // merge lists cur/ under the lock and does what our records and the names there
 // say together. It returns the files to adopt.
 func (b *box) merge(ctx context.Context) (files []foreignFile, young bool, err error) {
-	if err := b.learnKeywords(ctx); err != nil {
+	theirs := b.readDovecotKeywords() // before ours is written there
+	if err := b.learnKeywords(ctx, theirs); err != nil {
 		return nil, false, err
 	}
 	t, err := b.lock(ctx, true)
@@ -200,7 +201,7 @@ func (b *box) merge(ctx context.Context) (files []foreignFile, young bool, err e
 	}
 	found := b.sortOut(names)
 	if len(found.ours) > 0 || t.state().view.n > 0 {
-		if err := t.mergeOurs(ctx, &found); err != nil {
+		if err := t.mergeOurs(&found, b.letterKeywords(theirs)); err != nil {
 			return nil, false, err
 		}
 	}
@@ -219,8 +220,7 @@ func (b *box) merge(ctx context.Context) (files []foreignFile, young bool, err e
 }
 
 // mergeOurs merges flags that others changed, and expunges what they removed.
-func (t *txn) mergeOurs(ctx context.Context, found *listing) error {
-	translate := t.b.letterKeywords()
+func (t *txn) mergeOurs(found *listing, translate func(int) int) error {
 	var recs []Message
 	var missing UIDSet
 	next := t.hdr.modseq + 1
@@ -230,7 +230,11 @@ func (t *txn) mergeOurs(ctx context.Context, found *listing) error {
 			missing.Add(m.UID)
 			continue
 		}
-		if n, changed := mergeName(m, f, translate); changed {
+		n, changed := mergeName(m, f, translate)
+		if f.name != n.fileName(t.b.tag) {
+			t.straighten(f.name, &n)
+		}
+		if changed {
 			if n.Flags != m.Flags || n.Keywords != m.Keywords {
 				n.ModSeq = next
 			}
@@ -270,6 +274,15 @@ func (t *txn) mergeOurs(ctx context.Context, found *listing) error {
 	t.b.changed(Messages)
 	t.b.keep.named(t.b)
 	return nil
+}
+
+// straighten gives a file the name that its record says, if others changed more
+// than its letters.
+func (t *txn) straighten(name string, m *Message) {
+	err := unix.Renameat2(t.b.dir, "cur/"+name, t.b.dir, "cur/"+m.fileName(t.b.tag), unix.RENAME_NOREPLACE)
+	if err != nil && err != unix.ENOENT {
+		t.b.st.conf.Log.Warnf("%s: rename of %s: %v", t.b.where(), name, err)
+	}
 }
 
 // mergeName is the three-way merge of rule 7: what differs between the letters
@@ -346,9 +359,9 @@ func (b *box) sortOut(names []string) listing {
 }
 
 // learnKeywords takes in keywords that others wrote to dovecot-keywords.
-func (b *box) learnKeywords(ctx context.Context) error {
+func (b *box) learnKeywords(ctx context.Context, theirs [maxLetters]string) error {
 	var names []string
-	for _, k := range b.readDovecotKeywords() {
+	for _, k := range theirs {
 		if k != "" {
 			names = append(names, k)
 		}
@@ -361,9 +374,8 @@ func (b *box) learnKeywords(ctx context.Context) error {
 }
 
 // letterKeywords translates a letter's bit into its keyword's, or -1.
-func (b *box) letterKeywords() func(letter int) int {
+func (b *box) letterKeywords(theirs [maxLetters]string) func(letter int) int {
 	known := b.state.Load().meta.keywords
-	theirs := b.readDovecotKeywords()
 	return func(l int) int {
 		if 1<<l == letterP {
 			return keywordBit(known, forwarded)

@@ -358,7 +358,7 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 	t.hdr = h
 	old := t.state()
 	n := &state{hdr: h, ino: st.Ino, meta: old.meta, metaAt: old.metaAt}
-	if old.view != nil {
+	if old.view != nil || live != nil {
 		n.view = newView(e.done(), n)
 	}
 	b.state.Store(n)

@@ -153,15 +153,12 @@ func (t *txn) raised(m *meta, old *salvaged) header {
 // rebuild makes the records.
 func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras map[UID]extra, h *header) (*snapshot, []Message, error) {
 	b := t.b
-	translate := b.letterKeywords()
+	translate := b.letterKeywords(b.readDovecotKeywords())
 	keywords := t.state().meta.keywords
 	gone := slices.Clone(old.snap.gone)
 	dead := map[UID]bool{}
 	for i := range gone {
-		dead[gone[i].UID] = true
-		if f, ok := found.ours[gone[i].UID]; ok && gone[i].Flags&flagMoved == 0 {
-			_ = f // the renamer finishes what was begun
-		}
+		dead[gone[i].UID] = true // the renamer finishes what was begun
 	}
 	live := (*snapshot)(nil).edit()
 	uids := make([]UID, 0, len(found.ours))
@@ -176,7 +173,9 @@ func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras
 		f := found.ours[u]
 		var n Message
 		if _, m := old.snap.find(u); m != nil {
-			n, _ = mergeName(m, f, translate)
+			if n, _ = mergeName(m, f, translate); f.name != n.fileName(b.tag) {
+				t.straighten(f.name, &n)
+			}
 		} else {
 			var err error
 			if n, err = t.fromFile(ctx, f, extras[u], translate, keywords); err != nil {
