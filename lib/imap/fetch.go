@@ -15,11 +15,14 @@ type FetchItem struct {
 // FetchKind is the kind of a FetchItem.
 type FetchKind uint8
 
-// What can be fetched.
+// What can be fetched, in the order in which Cyrus answers.
 const (
 	ItemFlags FetchKind = iota
 	ItemUID
 	ItemInternalDate
+	ItemModSeq
+	ItemEmailID
+	ItemSaveDate
 	ItemSize
 	ItemEnvelope
 	ItemBodyStructure
@@ -27,9 +30,6 @@ const (
 	ItemBody      // BODY[...], RFC822 and its kin
 	ItemBinary
 	ItemBinarySize
-	ItemModSeq
-	ItemEmailID
-	ItemSaveDate
 )
 
 // Section is which octets of a message.

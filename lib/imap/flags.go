@@ -17,21 +17,21 @@ func SystemFlag(s string) string {
 }
 
 // Flags reads the flags of APPEND and STORE: a list, or as STORE allows some
-// without parentheses. where names the command in what BAD says.
-func (d *Decoder) Flags(where string, bare bool) []string {
+// without parentheses. bad is what to say of one that can't be set.
+func (d *Decoder) Flags(bad string, bare bool) []string {
 	flags := []string{}
 	flag := func() {
 		if d.Take('\\') {
 			f := SystemFlag(`\` + d.Atom())
 			if f == "" {
-				d.Bad("Invalid system flag in %s command", where)
+				d.Bad("%s", bad)
 			}
 			flags = append(flags, f)
 			return
 		}
 		f := string(d.run(isAtom))
 		if f == "" || strings.ContainsAny(f, "]") {
-			d.Bad("Invalid flag in %s command", where)
+			d.Bad("%s", bad)
 			return
 		}
 		flags = append(flags, f)
@@ -43,7 +43,7 @@ func (d *Decoder) Flags(where string, bare bool) []string {
 	for d.err == nil {
 		flag()
 		if len(flags) > d.limits.Items {
-			d.Bad("Too many flags in %s command", where)
+			d.Bad("%s", bad)
 		}
 		if !d.MoreArgs() {
 			break

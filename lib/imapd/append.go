@@ -51,6 +51,9 @@ func (s *session) appendMessages() {
 			}
 		}
 		s.dec.SkipLiteral()
+		if !s.dec.Peek(' ') && !s.dec.Peek('\r') && !s.dec.Peek('\n') {
+			s.dec.Bad("junk after literal")
+		}
 		if !s.dec.MoreArgs() {
 			break
 		}
@@ -85,7 +88,7 @@ func (s *session) appendMessages() {
 // appendHead reads a message's flags and date, and the header of its literal.
 func (s *session) appendHead(source *store.Source, rights store.Rights) (size int64) {
 	if s.dec.Peek('(') {
-		source.Flags, source.Keywords = splitFlags(s.dec.Flags("Append", false))
+		source.Flags, source.Keywords = splitFlags(s.dec.Flags("Invalid flag in Append command", false))
 		s.dec.SP()
 	}
 	if s.dec.Peek('"') || !s.dec.Peek('{') && !s.dec.Peek('~') {

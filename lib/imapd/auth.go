@@ -144,6 +144,10 @@ func (s *session) starttls() {
 
 // login is LOGIN, RFC 3501, 6.2.3.
 func (s *session) login() {
+	if s.loggedIn {
+		s.refuse("Already logged in")
+		return
+	}
 	s.dec.SP()
 	user := s.dec.AString()
 	s.dec.SP()
@@ -151,11 +155,7 @@ func (s *session) login() {
 	if s.dec.CRLF(); !s.dec.OK() {
 		return
 	}
-	switch {
-	case s.loggedIn:
-		s.BAD("Already logged in")
-		return
-	case !s.cleartext():
+	if !s.cleartext() {
 		s.log.Log(5, "badlogin: %s plaintext (%s) [login attempted without a layer]", s.peer, user)
 		s.NO("Login only available under a layer")
 		return

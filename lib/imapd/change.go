@@ -48,7 +48,7 @@ func (s *session) storeArgs() (a storeArgs) {
 		s.dec.Bad("Invalid Store attribute")
 	}
 	s.dec.SP()
-	a.op.Flags, a.op.Keywords = splitFlags(s.dec.Flags("Store", true))
+	a.op.Flags, a.op.Keywords = splitFlags(s.dec.Flags("Invalid system flag in Store command", true))
 	return a
 }
 
@@ -259,6 +259,12 @@ func (s *session) copy(uid, move bool) {
 		s.NO("Permission denied")
 		return
 	}
+	to, _, _, err := s.open(name, store.RightInsert)
+	if err != nil {
+		s.NO(s.tryCreate(name, err))
+		return
+	}
+	defer to.Close()
 	uids := s.uids(which())
 	if uids.Empty() {
 		s.sync(true)
@@ -269,12 +275,6 @@ func (s *session) copy(uid, move bool) {
 		}
 		return
 	}
-	to, _, _, err := s.open(name, store.RightInsert)
-	if err != nil {
-		s.NO(s.tryCreate(name, err))
-		return
-	}
-	defer to.Close()
 	view, err := to.View(s.ctx)
 	if err != nil {
 		s.fail(err)

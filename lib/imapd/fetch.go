@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,7 +117,7 @@ func (j *fetchJob) prepare() {
 			j.hasFlags = true
 		case imap.ItemModSeq:
 			j.modseq = true
-			continue // told at the end
+			continue
 		case imap.ItemEnvelope, imap.ItemBodyStructure, imap.ItemBodyShort, imap.ItemBinary, imap.ItemBinarySize:
 			j.needSummary = true
 		case imap.ItemBody:
@@ -124,15 +125,14 @@ func (j *fetchJob) prepare() {
 		}
 		items = append(items, it)
 	}
-	if j.uid && !j.hasUID { // RFC 3501, 6.4.8; Cyrus puts it behind FLAGS
-		at := 0
-		for i, it := range items {
-			if it.Kind == imap.ItemFlags {
-				at = i + 1
-			}
-		}
-		items = append(items[:at], append([]imap.FetchItem{{Kind: imap.ItemUID, Name: "UID"}}, items[at:]...)...)
+	if j.uid && !j.hasUID { // RFC 3501, 6.4.8
+		items = append(items, imap.FetchItem{Kind: imap.ItemUID, Name: "UID"})
 	}
+	if j.modseq {
+		items = append(items, imap.FetchItem{Kind: imap.ItemModSeq, Name: "MODSEQ"})
+	}
+	// Cyrus answers in one order, however a client asks; so the kinds are numbered.
+	slices.SortStableFunc(items, func(a, b imap.FetchItem) int { return int(a.Kind) - int(b.Kind) })
 	j.items = items
 }
 
@@ -310,10 +310,6 @@ func (j *fetchJob) one(i int, m *store.Message, sum *message.Summary) bool {
 		j.Raw(it.Name).Byte(' ')
 		j.item(it, m, sum)
 	}
-	if j.modseq {
-		sep()
-		j.Raw("MODSEQ (").Number(uint64(m.ModSeq)).Byte(')')
-	}
 	j.Raw(")\r\n")
 	return true
 }
@@ -367,6 +363,8 @@ func (j *fetchJob) item(it *imap.FetchItem, m *store.Message, sum *message.Summa
 		j.date(m.Internal)
 	case imap.ItemSaveDate:
 		j.date(m.Saved)
+	case imap.ItemModSeq:
+		j.Byte('(').Number(uint64(m.ModSeq)).Byte(')')
 	case imap.ItemSize:
 		j.Number(uint64(m.Size))
 	case imap.ItemEnvelope:

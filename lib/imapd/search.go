@@ -328,6 +328,9 @@ func (s *session) search(uid bool) {
 		return
 	}
 	c, err := s.compile(&a.Key, a.Charset)
+	if _, ok := message.Charset(a.Charset); !ok {
+		err = errCharset
+	}
 	if err != nil {
 		s.BAD(err.Error())
 		return

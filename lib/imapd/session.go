@@ -212,8 +212,8 @@ func (s *session) one() {
 
 // refuse answers BAD; Skip then passes over the arguments.
 func (s *session) refuse(text string) {
-	s.dec.Bad("%s", text)
 	s.BAD(text)
+	s.dec.Fail(errAnswered)
 }
 
 // grammar answers a command whose words were wrong. The command itself has then
