@@ -182,7 +182,7 @@ func lookupFailed(err error) bool {
 }
 
 func (d *delivery) fail(i int, err error, relay string, setup, transmit time.Duration) {
-	d.results[i] = agent.Result{Err: err, Relay: relay, Setup: setup, Transmit: transmit, Site: d.site}
+	d.results[i] = agent.Result{Err: err, Relay: relay, Setup: setup, Transmit: transmit, Site: d.site && !dsn.Permanent(err)}
 }
 
 // hop tries one next hop. Recipients it leaves have no final answer yet.
