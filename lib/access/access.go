@@ -164,6 +164,7 @@ type List struct {
 
 type item struct {
 	name  string
+	given string // the name as it was written
 	arg   string
 	table Table // of check_*_access
 	err   error // why there is none
@@ -191,7 +192,7 @@ func (p *Policy) Parse(stage Stage, text string) *List {
 	l := &List{stage: stage}
 	words := Words(text)
 	for i := 0; i < len(words); i++ {
-		it := item{name: words[i]}
+		it := item{name: words[i], given: words[i]}
 		if kind, name, ok := strings.Cut(it.name, ":"); ok && kind != "" && name != "" && !strings.HasPrefix(it.name, "{") {
 			it.arg, it.name = it.name, tableOf(stage) // a bare table: old lists
 		} else {

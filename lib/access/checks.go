@@ -73,7 +73,7 @@ func (e *evaluation) one(it *item, depth int) (outcome, *dsn.Error) {
 			strings.HasPrefix(it.name, "reject_unverified_"), it.name == "sleep":
 			return e.unfinished(it.name)
 		}
-		e.p.c.Warn("unknown smtpd restriction: %q", it.name)
+		e.p.c.Warn("unknown smtpd restriction: %q", it.given)
 		return e.serverError()
 	}
 	return dunno, nil

@@ -130,7 +130,7 @@ func (c *Conn) nextChunk(b *body) error {
 			return err
 		}
 		if bare && c.newlines == RejectNewline {
-			return c.bareNewline()
+			return c.bareNewline(c.where)
 		}
 		word, args, _ := strings.Cut(string(bytes.TrimLeft(line, " \t")), " ")
 		switch v := c.verb([]byte(word)); verbs[v] {

@@ -296,7 +296,7 @@ func (b *body) account(n int) error {
 		b.noted = true
 		switch b.c.newlines {
 		case RejectNewline:
-			b.err = b.c.bareNewline()
+			b.err = b.c.bareNewline("END-OF-MESSAGE")
 		case NoteNewline:
 			b.c.odd(OddNewlineNote, "END-OF-MESSAGE", "")
 		}

@@ -79,7 +79,7 @@ func (c *Conn) commands() error {
 				return c.lost(err)
 			}
 			if bare && c.newlines == RejectNewline {
-				c.fail(Fail(c.bareNewline()))
+				c.fail(Fail(c.bareNewline(c.where)))
 				c.end.Reason = BareNewline
 				return nil
 			}
@@ -112,8 +112,8 @@ func (c *Conn) lost(err error) error {
 }
 
 // bareNewline is the failure of smtpd_forbid_bare_newline = reject.
-func (c *Conn) bareNewline() error {
-	c.odd(OddBareNewline, c.where, "bare <LF> received")
+func (c *Conn) bareNewline(where string) error {
+	c.odd(OddBareNewline, where, "bare <LF> received")
 	code := orInt(c.srv.BareNewlineReply, 550)
 	return dsn.New(code, "5.5.2", "%s Error: bare <LF> received", c.srv.Hostname)
 }
@@ -225,9 +225,10 @@ func (c *Conn) known(v int, args string) bool {
 	}
 	switch verb {
 	case "HELO", "EHLO", "LHLO", "RSET", "NOOP", "VRFY", "ETRN":
-		if c.junk++; c.junk > orInt(c.srv.JunkCommands, 100) {
+		if c.junk > orInt(c.srv.JunkCommands, 100) {
 			c.errors++
 		}
+		c.junk++
 	}
 	switch verb {
 	case "HELO", "EHLO", "LHLO":
@@ -381,11 +382,13 @@ func (c *Conn) doHelo(verb, args string) bool {
 	}
 	name := collapse(args)
 	c.reset()
-	c.helo, c.extended = name, verb != "HELO"
+	c.helo, c.extended = name, false
 	r := c.sess.Helo(c.ctx, verb, name)
 	if r.Code != 0 && !r.OK() {
+		c.helo = ""
 		return c.fail(r)
 	}
+	c.extended = verb != "HELO"
 	switch {
 	case r.Code != 0:
 	case verb == "HELO":
@@ -640,7 +643,7 @@ func (c *Conn) doEtrn(args string) bool {
 	if !ValidDomain(site) {
 		return c.fail(Reply{501, "", "Error: invalid parameter syntax"})
 	}
-	r := t.Etrn(c.ctx, args)
+	r := t.Etrn(c.ctx, site)
 	if r.Code == 0 {
 		r = Reply{250, "", "Queuing started"}
 	}

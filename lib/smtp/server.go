@@ -164,8 +164,8 @@ func (c *Conn) Discarded(keyword string) bool {
 }
 
 // verbs in the order in which the log counts them.
-var verbs = [...]string{"HELO", "EHLO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT",
-	"RSET", "NOOP", "VRFY", "ETRN", "QUIT", "XCLIENT", "XFORWARD", "UNKNOWN"}
+var verbs = [...]string{"HELO", "EHLO", "LHLO", "XCLIENT", "XFORWARD", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT",
+	"RSET", "NOOP", "VRFY", "ETRN", "QUIT", "UNKNOWN"}
 
 const unknownVerb = len(verbs) - 1
 

@@ -415,7 +415,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("%d: %s", n, out)
 	}
 	out = talk(t, srv, sess, strings.Repeat("NOOP\r\n", 20))
-	if n := strings.Count(out, "250 2.0.0 Ok\n"); n != 7 {
+	if n := strings.Count(out, "250 2.0.0 Ok\n"); n != 8 {
 		t.Errorf("%d: %s", n, out)
 	}
 }

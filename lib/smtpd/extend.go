@@ -61,7 +61,6 @@ func (s *session) Extend(ctx context.Context, verb, args string) (smtp.Reply, bo
 	case args == "":
 		return smtp.Reply{Code: 501, Status: "5.5.4", Text: "Syntax: " + verb + " attribute=value..."}, true
 	case !s.trusted(allowed):
-		s.log.Warnf("unauthorized %s command from %s", verb, s.peer.id())
 		return smtp.Reply{Code: 550, Status: "5.7.0", Text: "Error: insufficient authorization"}, true
 	}
 	attrs := make(map[string]string)

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -58,6 +59,9 @@ func (r *Recipients) Listed(ctx context.Context, a address.Address, recipient bo
 		return err
 	}
 	full := r.Router.Rewrite(a)
+	if res.Class == route.Local && reserved(a.Local) {
+		return nil
+	}
 	tables := []Table{r.RecipientCanonical, r.Canonical, r.VirtualAlias}
 	if !recipient {
 		tables[0] = r.SenderCanonical
@@ -86,6 +90,16 @@ func (r *Recipients) Listed(ctx context.Context, a address.Address, recipient bo
 		return err
 	}
 	return unlisted(a, recipient, code, what)
+}
+
+// reserved names always exist where mail is local: RFC 5321, 4.5.1, and what
+// notices are sent from.
+func reserved(local string) bool {
+	switch strings.ToLower(local) {
+	case "postmaster", "mailer-daemon", "double-bounce":
+		return true
+	}
+	return false
 }
 
 func unlisted(a address.Address, recipient bool, code int, what string) error {
@@ -120,10 +134,17 @@ func (r *Recipients) find(ctx context.Context, t Table, a address.Address, local
 	keys = append(keys, "@"+a.Domain)
 	for _, k := range keys {
 		if _, ok, err := t.Lookup(ctx, strings.ToLower(k)); ok || err != nil {
-			return ok, err
+			return ok, lookupError(k, err)
 		}
 	}
 	return false, nil
+}
+
+func lookupError(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("lookup error for %q: %w", key, err)
 }
 
 // literal is an address in a header: RFC 5321, 4.1.3.

@@ -80,7 +80,6 @@ func (s *session) Helo(ctx context.Context, verb, name string) smtp.Reply {
 	s.helo, s.proto = "", ""
 	if !s.c.DelayReject {
 		if r := s.check(ctx, verb, s.c.Helo); r.Code != 0 {
-			s.conn.SetHelo("", false)
 			return r
 		}
 	}
@@ -132,7 +131,7 @@ func (s *session) trouble(err error) smtp.Reply {
 	if !errors.As(err, &d) {
 		d = dsn.From(err, "Error: queue file write error")
 	}
-	if d.Err != nil {
+	if d.Err != nil && d.Code[0] == 4 {
 		s.log.Warnf("%s: %v", s.queueID(), d.Err)
 	}
 	return smtp.Fail(d)
@@ -281,8 +280,11 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 	if _, err := s.letter.Write(s.received()); err != nil {
 		return s.trouble(err)
 	}
-	if _, err := io.Copy(s.letter, body); err != nil {
-		return s.trouble(err)
+	w := &keeper{w: s.letter}
+	if _, err := io.Copy(w, body); w.err != nil {
+		return s.trouble(w.err)
+	} else if err != nil { // the client's doing: the engine knows
+		return smtp.Fail(err)
 	}
 	if r := s.check(ctx, "END-OF-MESSAGE", s.c.EndOfData); r.Code != 0 {
 		return r
@@ -297,6 +299,17 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 		return s.trouble(err)
 	}
 	return smtp.Reply{Code: 250, Status: "2.0.0", Text: "Ok: queued as " + id}
+}
+
+// keeper remembers why writing failed, to tell it from reading.
+type keeper struct {
+	w   io.Writer
+	err error
+}
+
+func (k *keeper) Write(p []byte) (n int, err error) {
+	n, k.err = k.w.Write(p)
+	return n, k.err
 }
 
 // apply does what the access tables asked for.
