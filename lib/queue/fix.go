@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ const fixMark = "#FIX"
 // another name.
 func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 	marked := false
+	// Logs first: where a message gets another name, its logs must be at their places.
+	dirs = slices.Clone(dirs)
+	slices.SortStableFunc(dirs, func(a, b Dir) int { return rank(a) - rank(b) })
 	for _, d := range dirs {
 		opt.Info("queue: %s", d)
 		err := q.walk(q.path+"/"+string(d), opt.Names, func(path, name string) error {
@@ -62,6 +66,13 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 		}
 	}
 	return renamed, nil
+}
+
+func rank(d Dir) int {
+	if d == Bounce || d == Defer || d == Trace {
+		return 0
+	}
+	return 1
 }
 
 // walk visits all files below a directory, and may remove subdirectories of one
