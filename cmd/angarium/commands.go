@@ -1,6 +1,7 @@
 package main
 
 import (
+	"angarium/cmd/cyr_info"
 	"angarium/cmd/imapd"
 	"angarium/cmd/lmtpd"
 	"angarium/cmd/mailsetup"
@@ -16,6 +17,8 @@ import (
 	"angarium/cmd/postsuper"
 	"angarium/cmd/qmgr"
 	"angarium/cmd/reconstruct"
+	"angarium/cmd/sasldblistusers2"
+	"angarium/cmd/saslpasswd2"
 	"angarium/cmd/sendmail"
 	"angarium/cmd/smmapd"
 	"angarium/cmd/smtpd"
@@ -24,25 +27,28 @@ import (
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
-	"imapd":       imapd.Main,
-	"lmtpd":       lmtpd.Main,
-	"mailq":       sendmail.Main,
-	"mailsetup":   mailsetup.Main,
-	"newaliases":  sendmail.Main,
-	"pop3d":       pop3d.Main,
-	"postalias":   postmap.AliasMain,
-	"postcat":     postcat.Main,
-	"postconf":    postconf.Main,
-	"postfix":     postfix.Main,
-	"postkick":    postkick.Main,
-	"postlock":    postlock.Main,
-	"postlog":     postlog.Main,
-	"postlogd":    postlogd.Main,
-	"postmap":     postmap.Main,
-	"postsuper":   postsuper.Main,
-	"qmgr":        qmgr.Main,
-	"reconstruct": reconstruct.Main,
-	"sendmail":    sendmail.Main,
-	"smmapd":      smmapd.Main,
-	"smtpd":       smtpd.Main,
+	"cyr_info":         cyr_info.Main,
+	"imapd":            imapd.Main,
+	"lmtpd":            lmtpd.Main,
+	"mailq":            sendmail.Main,
+	"mailsetup":        mailsetup.Main,
+	"newaliases":       sendmail.Main,
+	"pop3d":            pop3d.Main,
+	"postalias":        postmap.AliasMain,
+	"postcat":          postcat.Main,
+	"postconf":         postconf.Main,
+	"postfix":          postfix.Main,
+	"postkick":         postkick.Main,
+	"postlock":         postlock.Main,
+	"postlog":          postlog.Main,
+	"postlogd":         postlogd.Main,
+	"postmap":          postmap.Main,
+	"postsuper":        postsuper.Main,
+	"qmgr":             qmgr.Main,
+	"reconstruct":      reconstruct.Main,
+	"sasldblistusers2": sasldblistusers2.Main,
+	"saslpasswd2":      saslpasswd2.Main,
+	"sendmail":         sendmail.Main,
+	"smmapd":           smmapd.Main,
+	"smtpd":            smtpd.Main,
 }

@@ -73,6 +73,9 @@ func view(lines []line, service string) *Config {
 		if i, ok := c.set[l.key]; ok && o.Preferred != "" {
 			if _, ok := c.set[o.Preferred]; !ok {
 				c.set[o.Preferred] = i
+				if o.Type == String {
+					delete(c.set, l.key) // as Cyrus does: the value has moved
+				}
 			}
 		}
 	}
@@ -105,7 +108,7 @@ func (c *Config) value(name string, types ...Type) (string, Option) {
 	if !set {
 		v = o.Default
 	}
-	return canonical(o, v), o
+	return Canonical(o, v), o
 }
 
 // String is the value of an option, its default if it is not set. It panics if
@@ -115,6 +118,9 @@ func (c *Config) String(name string) string {
 	const prefix = "{configdirectory}"
 	if o.Type == String && name != "configdirectory" && len(v) >= len(prefix) && strings.EqualFold(v[:len(prefix)], prefix) {
 		v = c.String("configdirectory") + v[len(prefix):]
+	}
+	if name == "defaultpartition" {
+		v = strings.ToLower(v) // keys are in small letters
 	}
 	return v
 }
@@ -242,7 +248,7 @@ func (c *Config) Warnings(services ...string) []Warning {
 			o, ok = prefixed(l.key, services)
 		}
 		switch {
-		case !ok && !c.known(l.key, services):
+		case !ok && l.key != "maillog_file" && !c.known(l.key, services, true): // that one is ours
 			warn("unknown option '%s'", l.key)
 		case !ok:
 		case o.Deprecated != "" && o.Preferred != "":
@@ -256,14 +262,15 @@ func (c *Config) Warnings(services ...string) []Warning {
 	return list
 }
 
-// Unknown lists the lines that conf-lint shows: no option under any service's name.
+// Unknown lists the lines that conf-lint shows: no option under any of these
+// services' names.
 func (c *Config) Unknown(services []string) []Setting {
+	if services == nil {
+		services = []string{} // known to be none
+	}
 	var list []Setting
 	for _, s := range c.Others() {
-		if _, ok := prefixed(s.Key, append([]string{}, services...)); ok && len(services) > 0 {
-			continue
-		}
-		if !c.known(s.Key, services) {
+		if _, ok := prefixed(s.Key, services); !ok && !c.known(s.Key, services, false) {
 			list = append(list, s)
 		}
 	}
@@ -293,8 +300,9 @@ func prefixed(key string, services []string) (Option, bool) {
 	return Option{}, false
 }
 
-// known reports whether a key that is no option has a meaning all the same.
-func (c *Config) known(key string, services []string) bool {
+// known reports whether a key that is no option has a meaning all the same. Cyrus'
+// lint does not know imap_sasl_mech_list, although its daemons obey it.
+func (c *Config) known(key string, services []string, sasl bool) bool {
 	has := func(key string) bool { _, ok := c.Other(key); return ok }
 	other := func(key string) bool {
 		if i := strings.Index(key, "searchpartition-"); i >= 0 && has(key[i+len("search"):]) {
@@ -315,7 +323,7 @@ func (c *Config) known(key string, services []string) bool {
 		}
 	}
 	for _, s := range services {
-		if rest, ok := strings.CutPrefix(key, s+"_"); ok && other(rest) {
+		if rest, ok := strings.CutPrefix(key, s+"_"); ok && other(rest) && (sasl || !strings.HasPrefix(rest, "sasl_")) {
 			return true
 		}
 	}

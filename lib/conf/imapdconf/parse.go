@@ -46,13 +46,8 @@ type reader struct {
 // config checks what concerns the whole.
 func (r *reader) config() (*Config, error) {
 	c := view(r.lines, "")
-	switch dir := c.String("configdirectory"); {
-	case dir == "":
+	if c.String("configdirectory") == "" {
 		return nil, errors.New("configdirectory option not specified in configuration file")
-	case dir[0] != '/':
-		return nil, errors.New("configdirectory must be fully qualified")
-	case dir == "/":
-		return nil, errors.New("configdirectory must not be '/'")
 	}
 	for _, b := range []byte(c.String("defaultpartition")) {
 		if !alnum(b) {
@@ -125,10 +120,11 @@ func (r *reader) line(text, name string, num int) error {
 	if text[0] == '@' {
 		i++
 	}
+	start := i
 	for i < len(text) && (alnum(text[i]) || text[i] == '-' || text[i] == '_') {
 		i++
 	}
-	if i == len(text) || text[i] != ':' {
+	if i == start || i == len(text) || text[i] != ':' {
 		return fmt.Errorf("invalid option name on line %d of configuration file %s", num, name)
 	}
 	l := line{name, num, strings.ToLower(text[:i]), strings.TrimSpace(text[i+1:])}
@@ -141,7 +137,7 @@ func (r *reader) line(text, name string, num int) error {
 			file = filepath.Join(filepath.Dir(name), file) // Cyrus knows only its working directory
 		}
 		return r.file(file)
-	case l.key[0] == '@':
+	case strings.HasPrefix(l.key, "@"):
 		return fmt.Errorf("invalid directive on line %d of configuration file %s", num, name)
 	case r.keys[l.key]:
 		return fmt.Errorf("option '%s' was specified twice in config file (second occurrence on line %d)", l.key, num)
@@ -191,8 +187,8 @@ func check(o Option, l line) error {
 	return nil
 }
 
-// canonical is a good value as cyr_info shows it.
-func canonical(o Option, v string) string {
+// Canonical is a good value as cyr_info shows it.
+func Canonical(o Option, v string) string {
 	switch o.Type {
 	case Int:
 		n, _ := parseInt(o, v)
@@ -210,14 +206,15 @@ func canonical(o Option, v string) string {
 	return v
 }
 
-// bits lists the words that v switches on, in the order of the definition.
+// bits lists the words that v switches on, under all of their names, in the order
+// of the definition.
 func bits(o Option, v string) string {
 	var on []string
-	for _, names := range strings.Fields(o.Words) {
-		name, _, _ := strings.Cut(names, "|")
+	for _, group := range strings.Fields(o.Words) {
+		names := strings.Split(group, "|")
 		for _, w := range strings.Fields(v) {
-			if word(o, w) == name {
-				on = append(on, name)
+			if word(o, w) == names[0] {
+				on = append(on, names...)
 				break
 			}
 		}
