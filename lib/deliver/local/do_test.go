@@ -1,0 +1,216 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"angarium/lib/address"
+	"angarium/lib/agent"
+	"angarium/lib/dsn"
+)
+
+type letter string
+
+func (l letter) Content() io.Reader { return strings.NewReader(string(l)) }
+func (l letter) Size() int64        { return int64(len(l)) }
+
+const text = "Subject: x\n\nFrom here\nbody\n"
+
+func doer(t *testing.T, change func(o *Options)) (*Doer, string) {
+	home := t.TempDir()
+	o := Options{
+		User:     User{Name: "bob", Home: home, UID: os.Getuid(), GID: os.Getgid(), Shell: "/bin/sh"},
+		Hostname: "here.test", Delimiters: "+", SpoolDir: home + "/spool", Locks: []string{"fcntl", "dotlock"},
+		LockAttempts: 2, LockDelay: 10 * time.Millisecond, ForwardCommand: true, ForwardFile: true,
+	}
+	if err := os.Mkdir(o.SpoolDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(&o)
+	}
+	return NewDoer(o), home
+}
+
+func (d *Doer) try(to, target string) agent.Result {
+	r := &agent.Request{Sender: address.Parse("a@x.test"), Message: letter(text)}
+	return d.Deliver(context.Background(), r, agent.Recipient{Address: address.Parse(to), Original: address.Parse("list@here.test"), Target: target})
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestMbox(t *testing.T) {
+	d, home := doer(t, func(o *Options) { o.NoForward = true })
+	for range 2 {
+		if res := d.try("bob@here.test", ""); res.Err != nil || res.Text != "delivered to mailbox" || res.Relay != "local" {
+			t.Fatalf("%+v", res)
+		}
+	}
+	name := home + "/spool/bob"
+	got := strings.SplitAfter(read(t, name), "\n")
+	if !strings.HasPrefix(got[0], "From a@x.test  ") {
+		t.Errorf("first line %q", got[0])
+	}
+	want := "Return-Path: <a@x.test>\nX-Original-To: list@here.test\nDelivered-To: bob@here.test\nSubject: x\n\n>From here\nbody\n\n"
+	if s := strings.Join(got[1:9], ""); s != want {
+		t.Errorf("got %q", s)
+	}
+	if len(got) != 19 || !strings.HasPrefix(got[9], "From a@x.test") {
+		t.Errorf("%d lines; the second message begins with %q", len(got), got[9])
+	}
+	if st, _ := os.Stat(name); st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	if _, err := os.Stat(name + ".lock"); err == nil {
+		t.Error("the lock file is still there")
+	}
+}
+
+func TestMailboxTrouble(t *testing.T) {
+	d, home := doer(t, func(o *Options) { o.NoForward, o.SizeLimit = true, 300 })
+	name := home + "/spool/bob"
+	if res := d.try("bob@here.test", ""); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	size := len(read(t, name))
+	res := d.try("bob@here.test", "")
+	if e := dsn.From(res.Err, ""); e == nil || e.Status() != "5.2.2" {
+		t.Errorf("full: %v", res.Err)
+	}
+	if len(read(t, name)) != size {
+		t.Error("a part of the message was left in the mailbox")
+	}
+	if err := os.WriteFile(name+".lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if res := d.try("bob@here.test", ""); res.Err == nil || dsn.Permanent(res.Err) || !strings.Contains(res.Err.Error(), "unable to create lock file") {
+		t.Errorf("locked: %v", res.Err)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(name+".lock", old, old); err != nil {
+		t.Fatal(err)
+	}
+	d.o.SizeLimit = 0
+	if res := d.try("bob@here.test", ""); res.Err != nil {
+		t.Errorf("a stale lock: %v", res.Err)
+	}
+	if os.Getuid() != 0 {
+		// Root's links are followed, nobody else's.
+		if err := os.Symlink(name, home+"/spool/link"); err != nil {
+			t.Fatal(err)
+		}
+		if res := d.try("bob@here.test", home+"/spool/link"); res.Err == nil {
+			t.Error("a mailbox that is a link was written")
+		}
+	}
+	if err := os.Link(name, home+"/spool/second"); err != nil {
+		t.Fatal(err)
+	}
+	if res := d.try("bob@here.test", ""); res.Err == nil || dsn.Permanent(res.Err) {
+		t.Errorf("a mailbox with two names: %v", res.Err)
+	}
+}
+
+func TestMaildir(t *testing.T) {
+	d, home := doer(t, func(o *Options) { o.NoForward, o.HomeMailbox = true, "Maildir/" })
+	if res := d.try("bob@here.test", ""); res.Err != nil || res.Text != "delivered to maildir" {
+		t.Fatalf("%+v", res)
+	}
+	files, _ := filepath.Glob(home + "/Maildir/new/*")
+	if len(files) != 1 {
+		t.Fatalf("files %v", files)
+	}
+	if want := "Return-Path: <a@x.test>\nX-Original-To: list@here.test\nDelivered-To: bob@here.test\n" + text; read(t, files[0]) != want {
+		t.Errorf("got %q", read(t, files[0]))
+	}
+	if left, _ := filepath.Glob(home + "/Maildir/tmp/*"); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	d, home := doer(t, nil)
+	for _, c := range []struct{ line, want string }{
+		{"cat > $HOME/out; echo $RECIPIENT $SENDER $EXTENSION >> $HOME/out", "delivered"},
+		{"exit 75", "4.3.0 temporary failure"},
+		{"echo nobody; exit 67", "5.1.1 user unknown. Command output: nobody"},
+		{"exit 1", `5.3.0 Command died with status 1: "exit 1"`},
+		{"kill -9 $$", `4.3.0 Command died with signal 9: "kill -9 $$"`},
+		{"echo 4.2.1 closed today; exit 1", "4.2.1 closed today"},
+		{"true", "delivered"}, // does not read its input
+	} {
+		res := d.try("bob+ext@here.test", "|"+c.line)
+		got := "delivered"
+		if res.Err != nil {
+			e := dsn.From(res.Err, "")
+			got = e.Status() + " " + e.Error()
+		} else if res.Text != "delivered to command: "+c.line {
+			t.Errorf("text %q", res.Text)
+		}
+		if got != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", c.line, got, c.want)
+		}
+	}
+	if out := read(t, home+"/out"); !strings.Contains(out, "\nDelivered-To: bob+ext@here.test\nSubject: x\n\nFrom here\n") || !strings.HasSuffix(out, "bob+ext@here.test a@x.test ext\n") {
+		t.Errorf("the command got %q", out)
+	}
+	d.o.CommandTime = 50 * time.Millisecond
+	if res := d.try("bob@here.test", "|sleep 5"); res.Err == nil || !strings.HasPrefix(res.Err.Error(), "Command time limit exceeded") || dsn.Permanent(res.Err) {
+		t.Errorf("%v", res.Err)
+	}
+}
+
+func TestForward(t *testing.T) {
+	d, home := doer(t, nil)
+	name := home + "/.forward"
+	if res := d.try("bob@here.test", ""); !errors.Is(res.Err, ErrMailbox) {
+		t.Errorf("no .forward: %+v", res)
+	}
+	write := func(name, s string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(name, "x@far.test, amy\n# comment\n", 0o644)
+	if res := d.try("bob@here.test", ""); res.Err != nil || len(res.Onward) != 2 || res.Onward[0].To.String() != "x@far.test" || res.Onward[1].To.String() != "amy" {
+		t.Errorf("addresses: %+v", res)
+	}
+	write(home+"/.forward+work", "|cat > "+home+"/work\n", 0o600)
+	if res := d.try("bob+work@here.test", ""); res.Err != nil || !strings.HasPrefix(res.Text, "delivered to command") {
+		t.Errorf("extension: %+v", res)
+	}
+	write(name, "\\bob, x@far.test, "+home+"/copy\n", 0o644)
+	if res := d.try("bob@here.test", ""); !errors.Is(res.Err, ErrMailbox) || len(res.Onward) != 1 {
+		t.Errorf("with own mailbox: %+v", res)
+	}
+	read(t, home+"/copy")
+	d.o.MailboxHop = "lmtp:unix:/run/lmtp"
+	if res := d.try("bob@here.test", ""); res.Err != nil || len(res.Onward) != 2 || res.Onward[1].Hop != "lmtp:unix:/run/lmtp" {
+		t.Errorf("own mailbox by mailbox_transport: %+v", res)
+	}
+	write(name, "x@far.test\n", 0o666)
+	if res := d.try("bob@here.test", ""); len(res.Onward) != 1 || res.Onward[0].Hop == "" {
+		t.Errorf("a file that others may write must not count: %+v", res)
+	}
+	write(home+"/list", "a@far.test\nb@far.test\n|cmd\n", 0o644)
+	if res := d.try("bob@here.test", ":include:"+home+"/list"); !dsn.Permanent(res.Err) {
+		t.Errorf("a command in an :include: file: %+v", res)
+	}
+}
