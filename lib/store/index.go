@@ -68,17 +68,17 @@ var (
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// sum covers id, generation, place and content.
-func sum(id ID, gen uint64, off int64, b []byte) uint32 {
-	var k [16]byte
-	binary.LittleEndian.PutUint64(k[:], gen)
-	binary.LittleEndian.PutUint64(k[8:], uint64(off))
-	t := castagnoli()
-	c := crc32.Update(0, t, k[:])
-	for i := 0; i < len(id); i += len(k) {
-		c = crc32.Update(c, t, k[:copy(k[:], id[i:])])
-	}
-	return crc32.Update(c, t, b)
+// seal is what the CRCs of a mailbox's index begin with, in one generation.
+type seal uint32
+
+func sealOf(id ID, gen uint64) seal {
+	b := binary.LittleEndian.AppendUint64([]byte(id), gen)
+	return seal(crc32.Checksum(b, castagnoli()))
+}
+
+// sum covers uniqueid and generation, the content, and the place.
+func (s seal) sum(off int64, b []byte) uint32 {
+	return crc32.Update(uint32(s), castagnoli(), b) + uint32(off>>3)*0x9e3779b1
 }
 
 func (h *header) encode(b []byte, id ID) {
@@ -95,13 +95,13 @@ func (h *header) encode(b []byte, id ID) {
 	} {
 		le.PutUint32(b[112+4*i:], v)
 	}
-	le.PutUint32(b, sum(id, 0, int64(h.counter&1)*slotStep, b[8:slotSize]))
+	le.PutUint32(b, sealOf(id, 0).sum(int64(h.counter&1)*slotStep, b[8:slotSize]))
 }
 
 // decode reads slot i out of b.
 func (h *header) decode(b []byte, id ID, i int) error {
 	le := binary.LittleEndian
-	if le.Uint32(b) != sum(id, 0, int64(i)*slotStep, b[8:slotSize]) {
+	if le.Uint32(b) != sealOf(id, 0).sum(int64(i)*slotStep, b[8:slotSize]) {
 		return errTorn
 	}
 	var u [13]uint64
@@ -174,7 +174,7 @@ const (
 	flagSwept Flags = 1 << 29 // its file is no more
 )
 
-func (m *Message) encode(b []byte, id ID, gen uint64, off int64) {
+func (m *Message) encode(b []byte, s seal, off int64) {
 	le := binary.LittleEndian
 	le.PutUint32(b[4:], uint32(m.UID))
 	le.PutUint32(b[8:], uint32(m.Flags))
@@ -187,12 +187,12 @@ func (m *Message) encode(b []byte, id ID, gen uint64, off int64) {
 	}
 	copy(b[80:96], m.GUID[:])
 	clear(b[96:recordSize])
-	le.PutUint32(b, sum(id, gen, off, b[4:recordSize]))
+	le.PutUint32(b, s.sum(off, b[4:recordSize]))
 }
 
-func (m *Message) decode(b []byte, id ID, gen uint64, off int64) error {
+func (m *Message) decode(b []byte, s seal, off int64) error {
 	le := binary.LittleEndian
-	if le.Uint32(b) != sum(id, gen, off, b[4:recordSize]) {
+	if le.Uint32(b) != s.sum(off, b[4:recordSize]) {
 		return errTorn
 	}
 	*m = Message{
@@ -206,9 +206,11 @@ func (m *Message) decode(b []byte, id ID, gen uint64, off int64) error {
 }
 
 // readRecords reads the records from one offset to another, in pieces, and
-// calls each for them in order.
+// calls each for them in order. The message is good during the call.
 func readRecords(fd int, id ID, gen uint64, from, to int64, each func(*Message)) error {
 	buf := make([]byte, min(to-from, 1024*recordSize))
+	s := sealOf(id, gen)
+	var m Message
 	for from < to {
 		n, err := pread(fd, buf[:min(int64(len(buf)), to-from)], from)
 		if err != nil {
@@ -218,8 +220,7 @@ func readRecords(fd int, id ID, gen uint64, from, to int64, each func(*Message))
 			return errTorn // shorter than its header says
 		}
 		for i := 0; i+recordSize <= n; i += recordSize {
-			var m Message
-			if err := m.decode(buf[i:], id, gen, from); err != nil {
+			if err := m.decode(buf[i:], s, from); err != nil {
 				return err
 			}
 			each(&m)

@@ -173,6 +173,12 @@ func (t *txn) ready() error {
 	if empty, err := dirEmpty(t.b.dir, "cur"); err != nil || !empty {
 		hdr.curMtime = 0 // someone else's: look
 	}
+	if st, err := fstatat(t.b.dir, "new"); err == nil {
+		if empty, err := dirEmpty(t.b.dir, "new"); err == nil && empty {
+			hdr.newMtime = mtime(&st)
+		}
+	}
+	hdr.listed = t.b.st.now().Unix()
 	return t.replaceIndex(hdr, nil, nil)
 }
 
@@ -234,9 +240,10 @@ func (t *txn) commit(recs []Message) error {
 	h := t.hdr
 	h.flags &^= headerBusy
 	buf := make([]byte, len(recs)*recordSize)
+	seal := sealOf(b.id, h.gen)
 	for i := range recs {
 		off := int64(i) * recordSize
-		recs[i].encode(buf[off:off+recordSize], b.id, h.gen, h.end+off)
+		recs[i].encode(buf[off:off+recordSize], seal, h.end+off)
 	}
 	var e *edit
 	if s.view != nil {
@@ -321,7 +328,7 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 	h.gen++
 	h.flags &^= headerBusy
 	h.live, h.unseen, h.deleted, h.recents, h.size, h.dead, h.gone = 0, 0, 0, 0, 0, 0, uint32(len(gone))
-	w := recordWriter{fd: fd, id: b.id, gen: h.gen, off: recordsAt}
+	w := recordWriter{fd: fd, seal: sealOf(b.id, h.gen), off: recordsAt}
 	e := (*snapshot)(nil).edit()
 	if live != nil {
 		for m := range live.all() {
@@ -367,18 +374,17 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 
 // recordWriter writes records in pieces.
 type recordWriter struct {
-	fd  int
-	id  ID
-	gen uint64
-	off int64
-	buf []byte
-	err error
+	fd   int
+	seal seal
+	off  int64
+	buf  []byte
+	err  error
 }
 
 func (w *recordWriter) put(m *Message) {
 	n := len(w.buf)
 	w.buf = append(w.buf, make([]byte, recordSize)...)
-	m.encode(w.buf[n:], w.id, w.gen, w.off+int64(n))
+	m.encode(w.buf[n:], w.seal, w.off+int64(n))
 	if len(w.buf) >= 512*recordSize {
 		w.flush()
 	}

@@ -84,12 +84,13 @@ func (t *txn) salvage(m *meta) *salvaged {
 	s.hdr = h
 	e := (*snapshot)(nil).edit()
 	buf := make([]byte, recordSize)
+	seal := sealOf(b.id, h.gen)
 	for off := int64(recordsAt); off < h.end; off += recordSize {
 		if n, err := pread(fd, buf, off); err != nil || n < recordSize {
 			break
 		}
 		var m Message
-		if m.decode(buf, b.id, h.gen, off) == nil {
+		if m.decode(buf, seal, off) == nil {
 			e.apply(&m)
 			s.max = max(s.max, m.UID)
 		}
