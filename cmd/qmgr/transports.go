@@ -28,9 +28,12 @@ import (
 // what has a process of its own (local, virtual, pipe) is found by its socket.
 func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error) {
 	list := map[string]*qmgr.Transport{}
-	add := func(name, command string, conf *maincf.Config, limit int) error {
+	add := func(name, command, tag string, conf *maincf.Config, limit int) error {
 		t := d.transport(name, command, conf)
-		t.Limit = limit
+		t.Limit, t.Tag = limit, tag
+		if name != "retry" {
+			t.Builtin = command
+		}
 		if command == "smtp" || command == "lmtp" {
 			a, err := d.smtpAgent(conf, command == "lmtp" || name == "lmtp")
 			if err != nil {
@@ -45,7 +48,7 @@ func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error
 	for _, s := range env.Services {
 		switch s.Command {
 		case "smtp", "lmtp", "error", "discard", "retry":
-			if err := add(s.Name, s.Command, s.Conf, s.Limit); err != nil {
+			if err := add(s.Name, s.Command, s.Log.Tag(), s.Conf, s.Limit); err != nil {
 				return nil, err
 			}
 		}
@@ -53,7 +56,7 @@ func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error
 	if env.ByHand && list["smtp"] == nil {
 		for _, name := range []string{"smtp", "relay", "lmtp"} {
 			command := strings.Replace(name, "relay", "smtp", 1)
-			if err := add(name, command, d.conf, 0); err != nil {
+			if err := add(name, command, d.conf.String("syslog_name")+"/"+command, d.conf, 0); err != nil {
 				return nil, err
 			}
 		}
@@ -94,15 +97,8 @@ type closer struct{ a *smtpagent.Agent }
 func (c closer) Close() error { c.a.Close(); return nil }
 
 func (d *daemon) transport(name, command string, conf *maincf.Config) *qmgr.Transport {
-	tag := conf.String("syslog_name") + "/"
-	if name != command && command != "error" && name != "relay" {
-		tag += name + "/"
-	}
-	if name == "relay" && command == "smtp" && conf.String("syslog_name") == "postfix" {
-		tag += "relay/"
-	}
 	t := &qmgr.Transport{
-		Name: name, Tag: tag + command,
+		Name: name, Tag: conf.String("syslog_name") + "/" + command,
 		Concurrency: conf.TransportInt(name, "destination_concurrency_limit"),
 		Initial:     intOf(conf.Transport(name, "initial_destination_concurrency")),
 		Positive:    feedback(conf.Transport(name, "destination_concurrency_positive_feedback")),

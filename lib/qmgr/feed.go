@@ -55,27 +55,21 @@ func (m *Manager) feed(ctx context.Context) {
 // room reports whether another message fits into the active queue.
 func (m *Manager) room() bool { return len(m.active)+m.feeding < m.c.ActiveLimit }
 
-// scanner looks through the directories when asked to.
-func (m *Manager) scanner(ctx context.Context) {
+// scanner looks through some of the directories when asked to.
+func (m *Manager) scanner(ctx context.Context, mine scanFlags, scan func(context.Context, scanFlags)) {
 	for {
 		m.mu.Lock()
-		for m.wantScan == 0 && !m.overflow && !m.draining {
+		for m.wantScan&mine == 0 && !m.draining {
 			m.cond.Wait()
 		}
-		if m.draining {
-			m.mu.Unlock()
+		want := m.wantScan & mine
+		m.wantScan &^= mine
+		stop := m.draining
+		m.mu.Unlock()
+		if stop {
 			return
 		}
-		want := m.wantScan
-		if m.overflow {
-			want |= scanIncoming
-		}
-		m.wantScan, m.overflow = 0, false
-		m.mu.Unlock()
-		if want&scanMaildrop != 0 {
-			m.scanMaildrop(ctx)
-		}
-		m.scan(ctx, want)
+		scan(ctx, want)
 	}
 }
 
@@ -196,7 +190,7 @@ func (m *Manager) source(dir queue.Dir, all bool) *source {
 	}}
 }
 
-func (m *Manager) scanMaildrop(ctx context.Context) {
+func (m *Manager) scanMaildrop(ctx context.Context, _ scanFlags) {
 	if m.c.Pickup == nil {
 		return
 	}

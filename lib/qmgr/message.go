@@ -175,9 +175,12 @@ func (g *message) read(ctx context.Context) {
 	g.m.dispatch()
 }
 
-// trouble is a queue file that can't be read: the message waits.
+// trouble is a queue file that can't be read: the message waits. One that is
+// gone was taken away by postsuper.
 func (g *message) trouble(err error) {
-	g.m.c.Log.Warnf("%s: %v", g.id, err)
+	if !isGone(err) {
+		g.m.c.Log.Warnf("%s: %v", g.id, err)
+	}
 	g.m.mu.Lock()
 	g.late, g.next = true, -1
 	g.m.mu.Unlock()

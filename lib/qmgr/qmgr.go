@@ -51,6 +51,7 @@ type Transport struct {
 	Name    string // "smtp", "relay", "lmtp"
 	Tag     string // of its log lines, "postfix/smtp", "postfix/relay/smtp"
 	Agent   agent.Agent
+	Builtin string // without Agent: "error", "retry", "discard"; empty: by Name
 	Limit   int  // parallel deliveries (maxproc); 0: no limit
 	Expands bool // local(8): recipients go through Config.Local first
 
@@ -100,7 +101,6 @@ type Manager struct {
 	active     map[string]*message
 	transports map[string]*transport
 	notices    []candidate // what cleanup announced, and postqueue -i asked for
-	overflow   bool        // there were more: scan incoming
 	wantScan   scanFlags
 	deliveries int
 	feeding    int
@@ -160,7 +160,7 @@ func (m *Manager) Notice(id string) {
 	if len(m.notices) < maxNotices {
 		m.notices = append(m.notices, candidate{queue.Incoming, id, true})
 	} else {
-		m.overflow = true
+		m.wantScan |= scanIncoming
 		m.cond.Broadcast()
 	}
 	m.mu.Unlock()
@@ -233,10 +233,14 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.feed(ctx)
 		}()
 	}
-	m.jobs.Add(1)
+	m.jobs.Add(2)
 	go func() {
 		defer m.jobs.Done()
-		m.scanner(ctx)
+		m.scanner(ctx, scanIncoming|scanDeferred|flushDeferred, m.scan)
+	}()
+	go func() { // apart, since a full active queue must not stop people from posting
+		defer m.jobs.Done()
+		m.scanner(ctx, scanMaildrop, m.scanMaildrop)
 	}()
 	tick := time.NewTicker(m.c.QueueRunDelay)
 	defer tick.Stop()

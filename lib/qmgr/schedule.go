@@ -78,9 +78,6 @@ func (r *ring) pop() *destination {
 	return d
 }
 
-// builtin are the transports that need no agent.
-var builtin = map[string]bool{"error": true, "retry": true, "discard": true}
-
 func (m *Manager) tagOf(name string) string {
 	if t := m.c.Transports[name]; t != nil && t.Tag != "" {
 		return t.Tag
@@ -92,8 +89,11 @@ func (m *Manager) transportOf(name string) *transport {
 	t := m.transports[name]
 	if t == nil {
 		def := m.c.Transports[name]
-		if def == nil || def.Agent == nil && !def.Expands {
-			def = m.missing(name)
+		switch {
+		case def == nil:
+			def = m.missing(name, name)
+		case def.Agent == nil:
+			def = m.missing(name, or(def.Builtin, name))
 		}
 		t = &transport{Transport: def, dests: map[string]*destination{}}
 		m.transports[name] = t
@@ -101,10 +101,10 @@ func (m *Manager) transportOf(name string) *transport {
 	return t
 }
 
-// missing stands for a transport that is no line of master.cf.
-func (m *Manager) missing(name string) *Transport {
+// missing stands for a transport that needs no agent, or is no line of master.cf.
+func (m *Manager) missing(name, kind string) *Transport {
 	def := &Transport{Name: name, Tag: m.tagOf(name)}
-	switch name {
+	switch kind {
 	case "error":
 		def.Agent = fixedAgent(func(r *agent.Request) error { return statusText(r.NextHop, 5) })
 	case "retry":
