@@ -36,31 +36,27 @@ const (
 // that the administrator trusts.
 func (s *session) Extensions() []string {
 	var out []string
-	if s.trusted(s.c.XClient) {
+	if s.c.XClient != nil && s.c.XClient(s.peer.name, s.peer.addr) {
 		out = append(out, "XCLIENT "+xclientNames)
 	}
-	if s.trusted(s.c.XForward) {
+	if s.c.XForward != nil && s.c.XForward(s.caller.name, s.caller.addr) {
 		out = append(out, "XFORWARD "+xforwardNames)
 	}
 	return out
 }
 
-func (s *session) trusted(list func(string, netip.Addr) bool) bool {
-	return list != nil && list(s.peer.name, s.peer.addr)
-}
-
 // Extend: see smtp.Extender.
 func (s *session) Extend(ctx context.Context, verb, args string) (smtp.Reply, bool) {
-	allowed, names := s.c.XClient, xclientNames
+	allowed, names, who := s.c.XClient, xclientNames, s.peer
 	if verb == "XFORWARD" {
-		allowed, names = s.c.XForward, xforwardNames
+		allowed, names, who = s.c.XForward, xforwardNames, s.caller
 	}
 	switch {
 	case s.sender != nil:
 		return smtp.Reply{Code: 503, Status: "5.5.1", Text: "Error: MAIL transaction in progress"}, true
 	case args == "":
 		return smtp.Reply{Code: 501, Status: "5.5.4", Text: "Syntax: " + verb + " attribute=value..."}, true
-	case !s.trusted(allowed):
+	case allowed == nil || !allowed(who.name, who.addr):
 		return smtp.Reply{Code: 550, Status: "5.7.0", Text: "Error: insufficient authorization"}, true
 	}
 	attrs := make(map[string]string)

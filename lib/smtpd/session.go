@@ -26,7 +26,8 @@ type session struct {
 	c       *Config
 	conn    *smtp.Conn
 	log     *maillog.Logger
-	peer    *peer
+	peer    *peer      // the client, or whom XCLIENT says it is
+	caller  *peer      // who is connected
 	refusal smtp.Reply // a limit was exceeded at connect
 	note    *tlsconf.Note
 	tlsText string

@@ -141,6 +141,7 @@ func New(c Config) *Daemon {
 func (d *Daemon) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger, stress bool) {
 	s := &session{d: d, c: &d.c, log: log}
 	s.peer = d.peer(ctx, conn, log)
+	s.caller = s.peer
 	log.Infof("connect from %s", s.peer.id())
 	srv := d.c.Server
 	if stress {
