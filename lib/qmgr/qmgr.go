@@ -52,8 +52,8 @@ type Transport struct {
 	Tag     string // of its log lines, "postfix/smtp", "postfix/relay/smtp"
 	Agent   agent.Agent
 	Builtin string // without Agent: "error", "retry", "discard"; empty: by Name
-	Limit   int  // parallel deliveries (maxproc); 0: no limit
-	Expands bool // local(8): recipients go through Config.Local first
+	Limit   int    // parallel deliveries (maxproc); 0: no limit
+	Expands bool   // local(8): recipients go through Config.Local first
 
 	Concurrency        int // <transport>_destination_concurrency_limit; 0: no limit
 	Initial            int // <transport>_initial_destination_concurrency

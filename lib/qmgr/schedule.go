@@ -36,7 +36,6 @@ type transport struct {
 	busy  int
 	dests map[string]*destination
 	ready ring // destinations that have work and may do it
-	slow  bool // throttled by RateDelay
 }
 
 // destination is a site, or a recipient, that messages wait for.
