@@ -82,10 +82,16 @@ func (ns *Namespace) Internal(external string) (Name, error) {
 	if ns.Virtual != VirtualOff {
 		if i := strings.LastIndexByte(name, '@'); i >= 0 {
 			domain = strings.ToLower(name[i+1:])
-			if name = name[:i]; strings.EqualFold(domain, ns.DefaultDomain) {
+			if name = name[:i]; domain == "" || strings.Contains(name, "@") {
+				return "", ErrBad
+			}
+			if strings.EqualFold(domain, ns.DefaultDomain) {
 				domain = ""
 			}
 		}
+	}
+	if strings.Contains(name, "!") || strings.Contains(domain, "!") {
+		return "", ErrBad // it parts a domain from the rest, in internal names
 	}
 	if ns.UnixSep {
 		name = strings.NewReplacer(".", "^", "/", ".").Replace(name)
