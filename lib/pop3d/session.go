@@ -14,6 +14,7 @@ import (
 	"angarium/lib/maillog"
 	"angarium/lib/pop3"
 	"angarium/lib/sasl"
+	"angarium/lib/tlsconf"
 )
 
 // session is one connection. Before the login drop is nil.
@@ -42,7 +43,6 @@ func (srv *Server) Serve(ctx context.Context, nc net.Conn, log *maillog.Logger) 
 	defer s.end()
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	log.Log(maillog.Debug, "accepted connection")
 	if srv.conf.ImplicitTLS {
 		state, err := s.Handshake(ctx, srv.conf.TLS)
 		if err != nil {
@@ -118,16 +118,13 @@ func (s *session) client(ctx context.Context) string {
 }
 
 func (s *session) logTLS(state tls.ConnectionState) {
-	version := strings.ReplaceAll(tls.VersionName(state.Version), "TLS ", "TLSv")
 	kind := "new"
 	if state.DidResume {
 		kind = "reused"
 	}
-	cipher, bits := tls.CipherSuiteName(state.CipherSuite), 256
-	if strings.Contains(cipher, "AES_128") {
-		bits = 128
-	}
-	s.log.Log(maillog.Notice, "starttls: %s with cipher %s (%d/%d bits %s) no authentication", version, cipher, bits, bits, kind)
+	cipher, bits := tlsconf.Cipher(state.CipherSuite)
+	s.log.Log(maillog.Notice, "starttls: %s with cipher %s (%d/%d bits %s) no authentication",
+		tlsconf.Protocol(&state), cipher, bits, bits, kind)
 }
 
 // command does one and reports whether the session goes on.
