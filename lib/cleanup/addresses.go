@@ -9,6 +9,7 @@ import (
 
 	"angarium/lib/address"
 	"angarium/lib/agent"
+	"angarium/lib/queue"
 )
 
 // complete gives a bare name a domain.
@@ -87,6 +88,9 @@ func (d *Draft) add(r agent.Recipient) error {
 			d.seen = make(map[string]struct{})
 		}
 		d.seen[key] = struct{}{}
+	}
+	if eightBit(r.Address.Local) || eightBit(r.Address.Domain) {
+		d.sendOpt(queue.UTF8Recipient)
 	}
 	return d.failed(d.q.Recipient(r))
 }

@@ -131,7 +131,10 @@ type Envelope struct {
 	Local bool  // local_header_rewrite_clients matched, or the sender is on this host
 	Plain bool  // a notice of our own: no address is mapped, no BCC added
 	Size  int64 // announced size; 0: unknown
-	Log   *maillog.Logger
+	// AutoUTF8 asks for SMTPUTF8 if the header turns out to need it
+	// (smtputf8_autodetect_classes).
+	AutoUTF8 bool
+	Log      *maillog.Logger
 }
 
 // Draft is a letter being taken. It is not safe for concurrent use.
@@ -217,6 +220,9 @@ func (c *Cleanup) Begin(ctx context.Context, e Envelope) (*Draft, error) {
 		return nil, d.failed(err)
 	}
 	d.q = q
+	if eightBit(e.Sender.Local) || eightBit(e.Sender.Domain) {
+		d.sendOpt(queue.UTF8Sender)
+	}
 	if !e.Plain && c.c.SenderBcc != nil && !e.Sender.IsNull() {
 		value, err := c.find(ctx, c.c.SenderBcc, e.Sender)
 		if err != nil {
@@ -335,6 +341,18 @@ func (d *Draft) Commit(ctx context.Context) error {
 		d.c.c.Notify(d.q.ID())
 	}
 	return nil
+}
+
+// sendOpt notes what in the letter needs SMTPUTF8.
+func (d *Draft) sendOpt(o queue.SendOpts) { d.q.SetSendOpts(d.q.SendOpts() | o) }
+
+func eightBit[T string | []byte](s T) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= 0x80 {
+			return true
+		}
+	}
+	return false
 }
 
 // Recipients is how many recipients the letter has, after expansion.

@@ -151,6 +151,41 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// What the smtp client must know about a letter's octets.
+func TestEncodings(t *testing.T) {
+	cases := []struct {
+		name, content, sender string
+		opts                  queue.SendOpts
+		auto                  bool
+		want                  queue.SendOpts
+		encoding              string
+	}{
+		{"plain", "Subject: x\n\nb\xfc\n", "a@b", 0, true, 0, ""},
+		{"8bit", "Content-Transfer-Encoding: 8BIT\n\n\xfc\n", "a@b", 0, false, 0, "8bit"},
+		{"header", "Subject: \xc3\xbc\n\n", "a@b", 0, false, queue.UTF8Header, ""},
+		{"header, detected", "Subject: \xc3\xbc\n\n", "a@b", 0, true, queue.UTF8Header | queue.UTF8Requested, ""},
+		{"asked for in vain", "Subject: x\n\n", "a@b", queue.UTF8Requested, false, queue.UTF8Requested, ""},
+		{"sender", "Subject: x\n\n", "\xc3\xbc@b", queue.UTF8Requested, false, queue.UTF8Requested | queue.UTF8Sender, ""},
+	}
+	for _, c := range cases {
+		h := open(t, cleanup.Config{}, queue.Options{})
+		e := cleanup.Envelope{AutoUTF8: c.auto}
+		e.Sender, e.SendOpts = address.Parse(c.sender), c.opts
+		id, _, _, err := h.send(t, e, c.content, "x@y")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := h.q.OpenMessage(queue.Incoming, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.SendOpts != c.want || m.Encoding != c.encoding || m.SendOpts.SMTPUTF8() != (c.want > queue.UTF8Requested && c.want&queue.UTF8Requested != 0) {
+			t.Errorf("%s: %d %q", c.name, m.SendOpts, m.Encoding)
+		}
+		m.Close()
+	}
+}
+
 func TestLimits(t *testing.T) {
 	status := func(err error) string {
 		e := dsn.From(err, "")

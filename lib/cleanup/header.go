@@ -113,13 +113,15 @@ func (d *Draft) flushHeader() error {
 	d.header = d.header[:0]
 	colon := bytes.IndexByte(h, ':')
 	name := strings.ToLower(strings.TrimRight(string(h[:colon]), " \t"))
-	if !d.env.Plain && d.c.drop[name] {
-		d.note(name, h[colon+1:])
-		return nil
-	}
 	d.note(name, h[colon+1:])
-	if d.err != nil {
+	if d.err != nil || !d.env.Plain && d.c.drop[name] {
 		return d.err
+	}
+	if eightBit(h) {
+		d.sendOpt(queue.UTF8Header)
+		if d.env.AutoUTF8 {
+			d.sendOpt(queue.UTF8Requested)
+		}
 	}
 	if kind := addressHeader(name); kind != notAddresses && !d.env.Plain && d.rewrites() {
 		return d.rewriteHeader(h, colon+1, kind)
@@ -148,6 +150,11 @@ func (d *Draft) note(name string, value []byte) {
 	case "resent-message-id":
 		d.has |= hasResentMessageID
 		d.log.Infof("%s: resent-message-id=%s", d.q.ID(), unfold(value))
+	case "content-transfer-encoding":
+		switch strings.ToLower(strings.TrimSpace(string(value))) {
+		case "8bit", "binary":
+			d.q.ExtraAttr("encoding", "8bit")
+		}
 	case "date":
 		d.has |= hasDate
 	case "resent-date":

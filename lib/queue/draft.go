@@ -38,7 +38,8 @@ type Draft struct {
 	sizes   sizes
 	line    []byte // an incomplete line
 	section section
-	late    []agent.Recipient // to stand behind the content
+	extra   []Attr            // to stand behind the content
+	late    []agent.Recipient // and behind those
 	wrote   int64             // octets of content
 	cont    bool              // the last record goes on in the next one
 	err     error
@@ -176,6 +177,10 @@ func (d *Draft) Attr(name, value string) error {
 	return d.room()
 }
 
+// ExtraAttr adds an attribute that became known with the content, and overrides one
+// of the envelope.
+func (d *Draft) ExtraAttr(name, value string) { d.extra = append(d.extra, Attr{name, value}) }
+
 // SetSendOpts sets what became known about SMTPUTF8.
 func (d *Draft) SetSendOpts(o SendOpts) { d.sizes.opts = o }
 
@@ -298,6 +303,9 @@ func (d *Draft) finish() error {
 	d.sizes.data = d.offset() - d.sizes.offset
 	d.sizes.content = d.sizes.data
 	*d.buf = append(*d.buf, byte(TypeExtra), 0)
+	for _, a := range d.extra {
+		*d.buf = appendAttr(*d.buf, a.Name, a.Value)
+	}
 	for _, r := range d.late {
 		d.appendRecipient(r)
 		if err := d.room(); err != nil {

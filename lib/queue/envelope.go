@@ -46,15 +46,17 @@ type SendOpts int
 
 // The bits of SendOpts.
 const (
-	UTF8Requested SendOpts = 1 << iota // MAIL FROM had SMTPUTF8, or sendmail_*  asked for it
-	UTF8Header                         // the header has UTF-8
-	UTF8Sender                         // the sender address has UTF-8
-	UTF8Recipient                      // a recipient address has UTF-8
-	RequireTLS                         // not used by 3.7
+	UTF8Requested SendOpts = 1 << iota // MAIL FROM had SMTPUTF8, or smtputf8_autodetect_classes want it
+	UTF8Header                         // the header has octets above 127
+	UTF8Sender                         // the sender's address has
+	UTF8Recipient                      // a recipient's address has
 )
 
-// SMTPUTF8 reports whether the message needs the extension.
-func (o SendOpts) SMTPUTF8() bool { return o&UTF8Requested != 0 }
+// SMTPUTF8 reports whether the message needs the extension: someone asked for it,
+// and something in it does.
+func (o SendOpts) SMTPUTF8() bool {
+	return o&UTF8Requested != 0 && o&(UTF8Header|UTF8Sender|UTF8Recipient) != 0
+}
 
 // Trace flags, Postfix' DEL_REQ_FLAG values as the trace_flags attribute has them.
 const (

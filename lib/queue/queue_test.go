@@ -35,7 +35,7 @@ var letterEnvelope = queue.Envelope{
 	EnvID:    "abc+x",
 	Ret:      "HDRS",
 	Encoding: "8bit",
-	SendOpts: queue.UTF8Requested,
+	SendOpts: queue.UTF8Requested | queue.UTF8Header,
 	Rewrite:  "remote",
 	Warn:     time.Unix(1800000000, 0),
 	Verp:     "+=",
