@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -59,4 +61,37 @@ func manEntry(o Option) string {
 		s += "; since " + o.Deprecated + " not used any more"
 	}
 	return s + "\n"
+}
+
+// No silent ignoring: the mark in the table says what the programs ask for.
+func TestActed(t *testing.T) {
+	ask := regexp.MustCompile(`(?:String|Int|Bool|Duration|Size|List|Enum|Has|Raw|file)\("(\w+)"`)
+	asked := map[string]bool{"servername": true} // by ServerName
+	for _, pattern := range []string{"../../../cmd/*/*.go", "../storeconf/*.go", "../../service/*.go", "../../plan/*.go", "../../master/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, name := range files {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasSuffix(name, "_test.go") || !strings.Contains(string(data), "imapdconf") && !strings.Contains(string(data), "Imapd") {
+				continue
+			}
+			for _, m := range ask.FindAllStringSubmatch(string(data), -1) {
+				asked[m[1]] = true
+			}
+		}
+	}
+	for _, o := range Options() {
+		switch name := o.Name; {
+		case o.Preferred != "": // its value moves there
+		case asked[name] && !o.Acted:
+			t.Errorf("%s is asked for, but not marked as acted on", name)
+		case o.Acted && !asked[name]:
+			t.Errorf("%s is marked as acted on, but nobody asks for it", name)
+		}
+	}
 }
