@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -158,6 +159,9 @@ func lower(list []string) []string {
 	return list
 }
 
+// errNoCerts has the peer's words.
+var errNoCerts = errors.New("no server certs available. TLS won't be enabled")
+
 // tls reads the certificate and how much TLS is wanted.
 func (r *reader) tls(s *smtp.Server, open func(string) (*os.File, error)) {
 	conf := r.conf
@@ -191,7 +195,7 @@ func (r *reader) tls(s *smtp.Server, open func(string) (*os.File, error)) {
 	}
 	var err error
 	if t.CertFile == "" && t.ECCertFile == "" && len(t.ChainFiles) == 0 {
-		err = fmt.Errorf("No server certs available. TLS won't be enabled")
+		err = errNoCerts
 	} else {
 		s.TLS, err = t.Config()
 	}
