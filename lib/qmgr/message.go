@@ -360,11 +360,14 @@ func (g *message) finish(ctx context.Context) {
 	g.m.mu.Lock()
 	g.close()
 	g.m.mu.Unlock()
-	if g.late {
+	switch {
+	case g.late:
 		now := g.m.c.Now()
 		err = g.m.c.Queue.Defer(g.id, now.Add(g.backoff(now)))
-	} else {
+	case g.logs:
 		err = g.m.c.Queue.Remove(queue.Active, g.id)
+	default:
+		err = g.m.c.Queue.RemoveOnly(queue.Active, g.id)
 	}
 	switch {
 	case err != nil && !isGone(err):

@@ -273,11 +273,25 @@ func (m *Manager) run(d *destination, e *entry) {
 	}
 }
 
-// forget drops a destination about which nothing is to be remembered.
+// maxIdle is how many destinations of a transport are remembered at ease: that
+// one was busy a moment ago is a reason to keep its connection.
+const maxIdle = 1000
+
+// forget drops destinations about which nothing is to be remembered, once they
+// are many.
 func (d *destination) forget() {
-	if d.busy == 0 && len(d.todo) == 0 && d.why == nil && !d.queued && d.notUntil.IsZero() && d.t.dests[d.name] == d {
-		delete(d.t.dests, d.name)
+	if len(d.t.dests) < maxIdle || !d.idle() {
+		return
 	}
+	for name, x := range d.t.dests {
+		if x.idle() {
+			delete(d.t.dests, name)
+		}
+	}
+}
+
+func (d *destination) idle() bool {
+	return d.busy == 0 && len(d.todo) == 0 && d.why == nil && !d.queued && d.notUntil.IsZero()
 }
 
 // carry runs the agent and settles every recipient. It returns the failure of

@@ -158,6 +158,14 @@ func (q *Queue) Remove(d Dir, id string) error {
 	return q.fs.Remove(q.file(d, id))
 }
 
+// RemoveOnly ends a message of which the caller knows that it has no logs.
+func (q *Queue) RemoveOnly(d Dir, id string) error {
+	if !ValidID(id) {
+		return fmt.Errorf("bad queue id: %q", id)
+	}
+	return q.fs.Remove(q.file(d, id))
+}
+
 // Info is what the directory knows about a file.
 type Info struct {
 	ModTime time.Time // the next try

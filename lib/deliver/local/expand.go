@@ -19,7 +19,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"angarium/lib/address"
 	"angarium/lib/agent"
@@ -75,14 +77,52 @@ type Step struct {
 }
 
 // Expander decides. It is safe for concurrent use.
-type Expander struct{ c Config }
+type Expander struct {
+	c     Config
+	users userCache
+}
+
+// userCache remembers for a short time who has an account, for mail that goes to
+// mailbox_transport in any case: asking may cost a process. Where "no such user"
+// bounces mail it is never used.
+type userCache struct {
+	mu   sync.Mutex
+	seen map[string]cachedUser
+}
+
+type cachedUser struct {
+	line  string
+	ok    bool
+	until time.Time
+}
+
+const (
+	userCacheTime = time.Minute
+	userCacheSize = 10000
+)
+
+func (u *userCache) get(name string) (cachedUser, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c, ok := u.seen[name]
+	return c, ok && time.Now().Before(c.until)
+}
+
+func (u *userCache) put(name, line string, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.seen == nil || len(u.seen) >= userCacheSize {
+		u.seen = map[string]cachedUser{}
+	}
+	u.seen[name] = cachedUser{line, ok, time.Now().Add(userCacheTime)}
+}
 
 // NewExpander returns an Expander for c.
 func NewExpander(c Config) *Expander {
 	if c.NestLimit == 0 {
 		c.NestLimit = 100
 	}
-	return &Expander{c}
+	return &Expander{c: c}
 }
 
 // expansion is one recipient under way.
@@ -262,7 +302,11 @@ func (e *expansion) forbidden(r agent.Recipient, what string) error {
 // mailbox is the end of the road: another transport, a user, or nobody.
 func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 	user, _, _ := address.SplitExtension(strings.ToLower(r.Address.Local), e.c.Delimiters)
-	line, exists, err := e.user(ctx, user)
+	hop, err := e.hop(ctx, e.c.MailboxTransportMap, e.c.MailboxTransport, user)
+	if err != nil {
+		return err
+	}
+	line, exists, err := e.account(ctx, user, hop != "")
 	if err != nil {
 		return err
 	}
@@ -271,10 +315,6 @@ func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 		// with the user's rights can see it: the agent says if there is none.
 		// Where it is plain that there is none we save the way.
 		r.User = user
-		hop, err := e.hop(ctx, e.c.MailboxTransportMap, e.c.MailboxTransport, user)
-		if err != nil {
-			return err
-		}
 		if hop != "" && e.noForward(line, r.Address) {
 			r.User = ""
 			e.add(Step{Recipient: r, Hop: hop})
@@ -283,9 +323,9 @@ func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 		e.add(Step{Recipient: r})
 		return nil
 	}
-	if hop, err := e.hop(ctx, e.c.MailboxTransportMap, e.c.MailboxTransport, user); err != nil || hop != "" {
-		e.pass(r, hop, err)
-		return err
+	if hop != "" {
+		e.add(Step{Recipient: r, Hop: hop})
+		return nil
 	}
 	if hop, err := e.hop(ctx, e.c.FallbackMap, e.c.FallbackTransport, user); err != nil || hop != "" {
 		e.pass(r, hop, err)
@@ -307,6 +347,21 @@ func (e *expansion) pass(r agent.Recipient, hop string, err error) {
 // Unknown is the failure of mail to nobody.
 func Unknown(user string) error {
 	return dsn.New(0, "5.1.1", "unknown user: \"%s\"", user)
+}
+
+// account is user, from memory where that does no harm.
+func (e *expansion) account(ctx context.Context, user string, remember bool) (string, bool, error) {
+	if !remember {
+		return e.user(ctx, user)
+	}
+	if c, ok := e.users.get(user); ok {
+		return c.line, c.ok, nil
+	}
+	line, ok, err := e.user(ctx, user)
+	if err == nil {
+		e.users.put(user, line, ok)
+	}
+	return line, ok, err
 }
 
 // user finds the line of passwd(5).
