@@ -218,10 +218,13 @@ func parseMail(m *Mail, params string, utf8ok bool) (bad Reply) {
 				break
 			}
 			size, err := strconv.ParseUint(value, 10, 63)
-			if err != nil && !isRange(err) {
+			switch {
+			case err != nil && isRange(err):
+				return Reply{552, "5.3.4", "Message size exceeds file system imposed limit"}
+			case err != nil:
 				return Reply{501, "5.5.4", "Bad message size syntax"}
 			}
-			m.Size = int64(size & (1<<63 - 1))
+			m.Size = int64(size)
 			continue
 		case "BODY":
 			if v := upper(value); v == "7BIT" || v == "8BITMIME" {

@@ -119,9 +119,8 @@ func testServer() *Server {
 	return &Server{Hostname: "mail.bench.test", Size: 104857600, HardErrors: 1000, SoftErrors: 1000}
 }
 
-// The replies are what Postfix 3.7.11 said to the same lines, one by one.
-func TestDialogue(t *testing.T) {
-	const ehlo = `250-mail.bench.test
+// ehlo is the answer to EHLO.
+const ehlo = `250-mail.bench.test
 250-PIPELINING
 250-SIZE 104857600
 250-VRFY
@@ -132,7 +131,11 @@ func TestDialogue(t *testing.T) {
 250-SMTPUTF8
 250 CHUNKING
 `
-	for _, script := range [][]string{
+
+// dialogues are commands and the replies of Postfix 3.7.11 to them.
+// TestDialogue asks us, TestPeer the real one where it is installed.
+func dialogues() [][]string {
+	return [][]string{
 		{"EHLO a.test", ehlo, "FOO", "500 5.5.2 Error: command not recognized\n",
 			"MAIL", "501 5.5.4 Syntax: MAIL FROM:<address>\n",
 			"MAIL FROM", "501 5.5.4 Syntax: MAIL FROM:<address>\n",
@@ -144,7 +147,7 @@ func TestDialogue(t *testing.T) {
 			"DATA", "503 5.5.1 Error: need RCPT command\n",
 			"MAIL FROM:<a@b.test> SIZE=abc", "501 5.5.4 Bad message size syntax\n",
 			"MAIL FROM:<a@b.test> SIZE=999999999999", "552 5.3.4 Message size exceeds fixed limit\n",
-			"MAIL FROM:<a@b.test> SIZE=99999999999999999999999", "552 5.3.4 Message size exceeds fixed limit\n",
+			"MAIL FROM:<a@b.test> SIZE=99999999999999999999999", "552 5.3.4 Message size exceeds file system imposed limit\n",
 			"MAIL FROM:<a@b.test> FOO=bar", "555 5.5.4 Unsupported option: FOO=bar\n",
 			"MAIL FROM:<a@b.test> BODY=foo", "555 5.5.4 Unsupported option: BODY=foo\n"},
 		{"MAIL FROM:<a@b.test>", "250 2.1.0 Ok\n",
@@ -177,19 +180,17 @@ func TestDialogue(t *testing.T) {
 			"MAIL FROM:<a\x00b@b.test>", "501 5.1.7 Bad sender address syntax\n",
 			"MAIL FROM:<\xe9@b.test>", "500 5.5.2 Error: bad UTF-8 syntax\n",
 			"BDAT", "521 5.5.4 Syntax: BDAT count [LAST]\n"},
-		{"MAIL FROM:<a@b.test>", "250 2.1.0 Ok\n", "RCPT TO:<b@b.test>", "250 2.1.5 Ok\n",
-			"BDAT 4\r\nabcd", "", // the LF behind it is no command of ours: see TestBdat
-		},
 		{"EHLO x", ehlo, "MAILFROM:<a>", "221 2.7.0 Error: I can break rules, too. Goodbye.\n"},
 		{"EHLO x", ehlo, "GET / HTTP/1.0", "221 2.7.0 Error: I can break rules, too. Goodbye.\n"},
 		{"EHLO x", ehlo, "QUIT x", "221 2.0.0 Bye\n"},
-	} {
+	}
+}
+
+func TestDialogue(t *testing.T) {
+	for _, script := range dialogues() {
 		var in, want strings.Builder
 		want.WriteString("220 mail.bench.test ESMTP\n")
 		for i := 0; i < len(script); i += 2 {
-			if script[i+1] == "" {
-				continue
-			}
 			in.WriteString(script[i] + "\r\n")
 			want.WriteString(script[i+1])
 		}
