@@ -49,6 +49,7 @@ type daemon struct {
 	cleanup *cleanup.Cleanup
 	m       *qmgr.Manager
 	agents  []io.Closer
+	file    *os.File // pid/unix.qmgr
 }
 
 func setup(_ context.Context, env *service.Env) (service.Handler, error) {
@@ -58,6 +59,9 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 		return nil, err
 	}
 	d.queue = q
+	if d.file, err = d.lockFile(); err != nil { // in a directory of root
+		return nil, err
+	}
 	router, err := mailconf.Router(d.conf, d.log)
 	if err != nil {
 		return nil, err
@@ -196,11 +200,11 @@ func (d *daemon) begin(ctx context.Context, e cleanup.Envelope, from string) (*c
 
 // Run manages the queue, once no other queue manager does.
 func (d *daemon) Run(ctx context.Context) error {
-	lock, err := d.lock(ctx)
-	if err != nil {
-		return err
+	defer d.file.Close()
+	// The process before us finishes what is on the wire.
+	if err := safefile.Lock(ctx, d.file, safefile.Exclusive); err != nil {
+		return fmt.Errorf("%s: %w", d.file.Name(), err)
 	}
-	defer lock.Close()
 	defer func() {
 		for _, a := range d.agents {
 			_ = a.Close()
@@ -209,8 +213,8 @@ func (d *daemon) Run(ctx context.Context) error {
 	return d.m.Run(ctx)
 }
 
-// lock waits for the process before us to finish what is on the wire.
-func (d *daemon) lock(ctx context.Context) (*os.File, error) {
+// lockFile opens the file whose lock says which process manages the queue.
+func (d *daemon) lockFile() (*os.File, error) {
 	name := filepath.Join(d.queue.Path(), "pid", "unix.qmgr")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
@@ -219,15 +223,7 @@ func (d *daemon) lock(ctx context.Context) (*os.File, error) {
 		}
 		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	}
-	if err == nil {
-		if err = safefile.Lock(ctx, f, safefile.Exclusive); err != nil {
-			f.Close()
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return f, nil
+	return f, err
 }
 
 // Drain ends Run when a successor is there.
