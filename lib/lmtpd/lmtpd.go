@@ -71,7 +71,7 @@ func New(conf Config) *Server {
 		conf: conf,
 		engine: &smtp.Server{
 			Hostname: conf.Hostname, LMTP: true, Size: conf.MaxSize, Timeout: conf.Timeout,
-			DisableVrfy: true, Recipients: 10000,
+			Recipients: 10000,
 		},
 	}
 }
@@ -127,6 +127,11 @@ func (s *session) Mail(_ context.Context, m smtp.Mail) smtp.Reply {
 	s.from = m.From.Quoted()
 	s.rcpts = nil
 	return smtp.Replyf(250, "2.1.0", "ok")
+}
+
+// Vrfy tells nothing, as Cyrus does.
+func (s *session) Vrfy(context.Context, string) smtp.Reply {
+	return smtp.Replyf(252, "2.3.3", "try RCPT to attempt delivery")
 }
 
 // unknown is the answer of Cyrus, three lines of which only the last has a status.

@@ -140,6 +140,7 @@ const (
 func TestDialogue(t *testing.T) {
 	l := newLMTP(t, nil)
 	l.say("LHLO me.test", "250-here.test\n250-8BITMIME\n250-ENHANCEDSTATUSCODES\n250-PIPELINING\n250-SIZE\n250-IGNOREQUOTA\n250 Ok SESSIONID=<ID>")
+	l.say("VRFY u1", "252 2.3.3 try RCPT to attempt delivery")
 	l.say("MAIL FROM:<a@there.test>", "250 2.1.0 ok")
 	l.say("RCPT TO:<nosuch>", nobody)
 	l.say("RCPT TO:<U1@anywhere.test>", "250 2.1.5 ok")
