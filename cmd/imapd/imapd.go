@@ -4,6 +4,7 @@ package imapd
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -76,6 +77,9 @@ func (d *daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for s := range d.settings {
+		_ = os.MkdirAll(procPath(s.Imapd), 0o755) // without it nobody is shown as connected, no more
+	}
 	logins := imapd.NewLogins()
 	for s, conf := range d.settings {
 		conf.Store = st
@@ -127,6 +131,7 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 		Reject8Bit:  isSet(c, "reject8bit"),
 		AutoINBOX:   c.Int("autocreate_quota") >= 0,
 		Autocreate:  folders(c.String("autocreate_inbox_folders")),
+		Protected:   c.List("specialuse_protect"),
 		Unsupported: c.List("suppress_capabilities"),
 		HostName:    hostName,
 		Present:     present(c, s.Name, s.Log),
@@ -184,12 +189,16 @@ func hostName(ctx context.Context, ip string) string {
 	return strings.TrimSuffix(names[0], ".")
 }
 
+func procPath(c *imapdconf.Config) string {
+	if dir := c.String("proc_path"); dir != "" {
+		return dir
+	}
+	return filepath.Join(c.String("configdirectory"), "proc")
+}
+
 // present keeps the list of who is connected, in proc_path.
 func present(c *imapdconf.Config, name string, log *maillog.Logger) func(int64, string, string, string) func() {
-	dir := c.String("proc_path")
-	if dir == "" {
-		dir = filepath.Join(c.String("configdirectory"), "proc")
-	}
+	dir := procPath(c)
 	return func(session int64, host, user, mailbox string) func() {
 		err := proclist.Put(dir, proclist.Entry{ID: session, Service: name, Host: host, User: user, Mailbox: mailbox})
 		if err != nil {

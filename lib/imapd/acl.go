@@ -149,20 +149,15 @@ func (s *session) listRights() {
 		s.fail(err)
 		return
 	}
-	rest := "p l r s w i k x t e c d a n 0 1 2 3 4 5 6 7 8 9"
-	always := "\"\""
-	if id == e.Name.Owner() && id != "" {
-		always, rest = "lkxca", "p r s w i t e d n 0 1 2 3 4 5 6 7 8 9"
-	} else {
-		always, rest, _ = strings.Cut(rest, " ")
-		rest = always + " " + rest
-		always = ""
+	always, rest := `""`, "l r s w i p k x t e c d a n"
+	switch {
+	case id == e.Name.Owner() && id != "":
+		always, rest = "lkxcan", "r s w i p t e d"
+	case e.Name.IsInbox(): // anybody may send mail there
+		always, rest = "p", "l r s w i k x t e c d a n"
 	}
 	s.Raw("* LISTRIGHTS ").AString(name).Byte(' ').AString(id)
-	if always != "" {
-		s.Raw(" " + always)
-	}
-	s.Raw(" " + rest).CRLF()
+	s.Raw(" " + always + " " + rest + " 0 1 2 3 4 5 6 7 8 9").CRLF()
 	s.OK("Completed")
 }
 

@@ -66,6 +66,7 @@ type Config struct {
 	Munge8Bit   bool // munge8bit: 8-bit octets in an appended message's header become X
 	Reject8Bit  bool
 	Autocreate  []string // folders beside a new INBOX
+	Protected   []string // specialuse_protect: `\Sent` and others whose mailboxes only administrators delete
 	AutoINBOX   bool     // autocreate_inbox at login
 	Unsupported []string // suppress_capabilities
 

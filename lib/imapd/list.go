@@ -36,7 +36,6 @@ func (s *session) list() {
 		j.selection()
 		s.dec.SP()
 	}
-	plain := !j.onlySubscribed && !j.onlySpecial
 	j.ref = s.dec.Mailbox()
 	if !s.dec.OK() {
 		return
@@ -55,10 +54,9 @@ func (s *session) list() {
 			s.dec.Bad("Unexpected extra arguments to List")
 		}
 		s.dec.SP()
-		plain = false
 		j.returns()
 	}
-	j.tellSpecial = j.tellSpecial || plain // RFC 6154, 2 allows it, and old clients profit
+	j.tellSpecial = true // RFC 6154, 2 allows it unasked, and old clients profit
 	if s.dec.CRLF(); s.dec.OK() {
 		j.run()
 	}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"angarium/lib/imap"
 	"angarium/lib/mailbox"
 	"angarium/lib/store"
 )
@@ -74,9 +73,10 @@ func (s *session) create() {
 	s.dec.SP()
 	name := s.dec.Mailbox()
 	var entry store.Entry
+	badUse := false
 	if s.dec.MoreArgs() {
 		if s.dec.Peek('(') {
-			s.createParams(&entry)
+			badUse = s.createParams(&entry)
 		} else {
 			entry.Partition = s.dec.AString()
 		}
@@ -102,6 +102,14 @@ func (s *session) create() {
 		s.NO("Permission denied")
 		return
 	}
+	if badUse { // RFC 6154, 3
+		s.NO("[USEATTR] Invalid annotation entry")
+		return
+	}
+	if s.useTaken(n, entry.SpecialUse) {
+		s.NO("[USEATTR] SPECIAL-USE flag conflict")
+		return
+	}
 	entry.Name = n
 	s.createParents(n)
 	made, err := s.conf.Store.Create(s.ctx, entry)
@@ -111,6 +119,19 @@ func (s *session) create() {
 	}
 	s.sync(true)
 	s.OK("[MAILBOXID (" + string(made.ID) + ")] Completed")
+}
+
+// useTaken tells whether another of the owner's mailboxes has one of the uses.
+func (s *session) useTaken(n mailbox.Name, uses []string) bool {
+	if len(uses) == 0 {
+		return false
+	}
+	for e, err := range s.conf.Store.List(s.ctx, store.Query{Owner: n.Owner()}) {
+		if err == nil && slices.ContainsFunc(e.SpecialUse, func(u string) bool { return slices.Contains(uses, u) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // createParents makes what is missing between a mailbox and the nearest one above.
@@ -135,7 +156,7 @@ func (s *session) createParents(n mailbox.Name) {
 	}
 }
 
-func (s *session) createParams(e *store.Entry) {
+func (s *session) createParams(e *store.Entry) (bad bool) {
 	s.dec.List(func() {
 		word := s.dec.Word()
 		s.dec.SP()
@@ -148,8 +169,7 @@ func (s *session) createParams(e *store.Entry) {
 				}
 				u, ok := specialUse(`\` + s.dec.Atom())
 				if !ok {
-					s.dec.Fail(errUse)
-					return
+					u, bad = "", true
 				}
 				e.SpecialUse = append(e.SpecialUse, u)
 			})
@@ -159,9 +179,8 @@ func (s *session) createParams(e *store.Entry) {
 			s.dec.Bad("Unrecognized Create parameter %s", word)
 		}
 	})
+	return bad
 }
-
-var errUse = &imap.BadError{Text: "Invalid special-use attribute"}
 
 // delete is DELETE, RFC 3501, 6.3.4.
 func (s *session) delete() {
@@ -186,6 +205,9 @@ func (s *session) delete() {
 		err = s.deleteUser(n)
 	case s.hasChildren(n):
 		err = store.ErrHasChild
+	case !s.user.Admin && slices.ContainsFunc(e.SpecialUse, func(u string) bool { return slices.Contains(s.conf.Protected, u) }):
+		s.NO("SPECIAL-USE flag conflict")
+		return
 	default:
 		err = s.conf.Store.Delete(s.ctx, n)
 	}
