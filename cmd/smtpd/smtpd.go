@@ -165,16 +165,28 @@ func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, err
 	if err != nil {
 		return nil, err
 	}
-	return letter{d}, nil
+	return &letter{Draft: d}, nil
 }
 
 // letter adds to a cleanup.Draft what access tables ask for.
-type letter struct{ *cleanup.Draft }
+type letter struct {
+	*cleanup.Draft
+	began bool
+}
 
-func (l letter) Filter(spec string) error   { return l.Record(queue.TypeFilter, spec) }
-func (l letter) Redirect(addr string) error { return l.Record(queue.TypeRedirect, addr) }
+// Write takes our headers on top first, and then what the client sends.
+func (l *letter) Write(p []byte) (int, error) {
+	if !l.began {
+		l.began = true
+		return len(p), l.Trace(p)
+	}
+	return l.Draft.Write(p)
+}
 
-func (l letter) BCC(ctx context.Context, addr string) error {
+func (l *letter) Filter(spec string) error   { return l.Record(queue.TypeFilter, spec) }
+func (l *letter) Redirect(addr string) error { return l.Record(queue.TypeRedirect, addr) }
+
+func (l *letter) BCC(ctx context.Context, addr string) error {
 	a := address.Parse(addr)
 	return l.Recipient(ctx, agent.Recipient{Address: a, Original: a, Notify: agent.NotifyNever})
 }

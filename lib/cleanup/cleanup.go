@@ -152,6 +152,7 @@ type Draft struct {
 
 	// header work
 	line   []byte // an incomplete line of the header
+	first  bool   // the letter's own first line is to come
 	over   bool   // the rest of the header passes the limit and is dropped
 	header []byte // a header with its continuation lines, LF at the end
 	hops   int

@@ -151,6 +151,40 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// The letter's first line does not go on with our header on top of it.
+func TestTrace(t *testing.T) {
+	for in, want := range map[string]string{
+		"Subject: x\n\nb\n": "Subject: x\n\nb\n",
+		" Subject: x\n":     "\n Subject: x\n",
+		">From x y\nA: b\n": "X-Mailbox-Line: >From x y\nA: b\n",
+		"From : x\n\n":      "X-Mailbox-Line: From : x\n\n",
+		"":                  "",
+	} {
+		h := open(t, cleanup.Config{}, queue.Options{})
+		d, err := h.Begin(context.Background(), cleanup.Envelope{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Recipient(context.Background(), agent.Recipient{Address: address.Parse("a@b")})
+		const trace = "Received: from x\n\tby y\n"
+		if err := d.Trace([]byte(trace)); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(d, in)
+		if err := d.Commit(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		m, err := h.q.OpenMessage(queue.Incoming, d.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(m.Content()); string(b) != trace+want {
+			t.Errorf("%q became %q", in, b)
+		}
+		m.Close()
+	}
+}
+
 // What the smtp client must know about a letter's octets.
 func TestEncodings(t *testing.T) {
 	cases := []struct {
@@ -200,8 +234,8 @@ func TestLimits(t *testing.T) {
 		c                   cleanup.Config
 		e                   cleanup.Envelope
 	}{
-		{"hops", strings.Repeat("Received: x\n", 51) + "\n", "554 5.4.0 Error: too many hops", cleanup.Config{}, cleanup.Envelope{}},
-		{"not too many hops", strings.Repeat("Received: x\n", 50) + "\n", "", cleanup.Config{}, cleanup.Envelope{}},
+		{"hops", strings.Repeat("Received: x\n", 50) + "\n", "554 5.4.0 Error: too many hops", cleanup.Config{}, cleanup.Envelope{}},
+		{"not too many hops", strings.Repeat("Received: x\n", 49) + "\n", "", cleanup.Config{}, cleanup.Envelope{}},
 		{"size", "\n" + strings.Repeat("0123456789\n", 100), "552 5.3.4 Error: message file too big", cleanup.Config{SizeLimit: 1000}, cleanup.Envelope{}},
 		{"announced size", "", "552 5.3.4 Message size exceeds fixed limit", cleanup.Config{SizeLimit: 1000}, cleanup.Envelope{Size: 1001}},
 		{"free space", "", "452 4.3.1 Insufficient system storage", cleanup.Config{MinFree: 1 << 62}, cleanup.Envelope{}},

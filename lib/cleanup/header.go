@@ -21,6 +21,26 @@ const (
 	hasResentFrom
 )
 
+// Trace writes headers that the caller puts on top of a letter from the network,
+// before any other Write. The letter's own first line is then looked at for itself:
+// it can't continue the header above it, and a line of a mailbox file ("From x",
+// maybe with > before it) is made a header.
+func (d *Draft) Trace(headers []byte) error {
+	if _, err := d.Write(headers); err != nil {
+		return err
+	}
+	if d.state != inHeader {
+		return nil
+	}
+	d.first = true
+	return d.flushHeader()
+}
+
+func isMailboxLine(line []byte) bool {
+	line = bytes.TrimLeft(line, ">")
+	return len(line) >= 5 && bytes.EqualFold(line[:5], []byte("From "))
+}
+
 // headerPart takes a line of the header, or a part of one; ended tells whether it
 // has its LF.
 func (d *Draft) headerPart(part []byte, ended bool) error {
@@ -39,6 +59,12 @@ func (d *Draft) headerPart(part []byte, ended bool) error {
 		}
 		part = d.line
 		d.line = d.line[:0]
+	}
+	if d.first {
+		d.first = false
+		if isMailboxLine(part) {
+			part = append([]byte("X-Mailbox-Line: "), part...)
+		}
 	}
 	if len(part) > 1 && (part[0] == ' ' || part[0] == '\t') && len(d.header) > 0 {
 		d.appendHeader(part)
@@ -140,7 +166,7 @@ func (d *Draft) note(name string, value []byte) {
 	}
 	switch name {
 	case "received":
-		if d.hops++; d.hops > d.c.c.HopLimit && d.err == nil {
+		if d.hops++; d.hops >= d.c.c.HopLimit && d.err == nil { // the one on top counts, too
 			d.log.Warnf("%s: message rejected: hopcount exceeded", d.q.ID())
 			d.err = dsn.New(554, "5.4.0", "Error: too many hops")
 		}

@@ -216,7 +216,7 @@ func (d *Draft) Write(p []byte) (int, error) {
 			d.partial(p)
 			break
 		}
-		if len(d.line) == 0 && i <= LineLimit {
+		if len(d.line) == 0 && i < LineLimit {
 			d.text(TypeNorm, p[:i])
 		} else {
 			d.partial(p[:i])
@@ -234,7 +234,7 @@ func (d *Draft) Write(p []byte) (int, error) {
 
 // partial takes a part of a line without its end, and writes what passes the limit.
 func (d *Draft) partial(p []byte) {
-	for len(d.line)+len(p) > LineLimit {
+	for len(d.line)+len(p) >= LineLimit {
 		n := LineLimit - len(d.line)
 		d.line = append(d.line, p[:n]...)
 		d.text(TypeCont, d.line)
