@@ -5,11 +5,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"angarium/lib/agent"
@@ -47,7 +48,7 @@ func standAlone(ctx context.Context, c *cli.Cmd) error {
 	if err != nil {
 		return err
 	}
-	sc.Cleaner = &postdrop{command: filepath.Join(conf.String("command_directory"), "postdrop"), stderr: c.Stderr}
+	sc.Cleaner = &postdrop{command: filepath.Join(conf.String("command_directory"), "postdrop"), dir: conf.Dir(), stderr: c.Stderr}
 	// Whoever runs this has a shell: he is no stranger, and may write to anybody.
 	sc.Server.TLS, sc.Server.TLSRequired, sc.Server.TLSWrapper, sc.Auth = nil, false, false, nil
 	sc.CheckRecipient, sc.CheckSender, sc.Policy, sc.Resolver = false, false, nil, nil
@@ -74,6 +75,7 @@ func (s *stdio) SetWriteDeadline(time.Time) error { return nil }
 // postdrop is a smtpd.Cleaner that hands messages to postdrop(1).
 type postdrop struct {
 	command string
+	dir     string // the configuration that it is to read
 	stderr  io.Writer
 }
 
@@ -87,6 +89,7 @@ func failed(err error) error {
 
 func (p *postdrop) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, error) {
 	cmd := exec.CommandContext(ctx, p.command, "-r")
+	cmd.Env = append(os.Environ(), "MAIL_CONFIG="+p.dir)
 	cmd.Stderr = p.stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -106,10 +109,10 @@ func (p *postdrop) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, e
 		return nil, failed(errors.Join(errPostdrop, err))
 	}
 	if e.Ret != "" {
-		d.record(queue.TypeDSNRet, map[string]string{"FULL": "1", "HDRS": "2"}[e.Ret])
+		d.record(queue.TypeAttr, "ret_flags="+map[string]string{"FULL": "1", "HDRS": "2"}[e.Ret])
 	}
 	if e.EnvID != "" {
-		d.record(queue.TypeDSNEnvID, e.EnvID)
+		d.record(queue.TypeAttr, "envelope_id="+e.EnvID)
 	}
 	if e.Encoding != "" {
 		d.record(queue.TypeAttr, "encoding="+e.Encoding)
@@ -141,10 +144,10 @@ func (d *dropped) ID() string { return d.id }
 
 func (d *dropped) Recipient(_ context.Context, r agent.Recipient) error {
 	if r.ORCPT != "" {
-		d.record(queue.TypeDSNOrcpt, r.ORCPT)
+		d.record(queue.TypeAttr, "dsn_orig_rcpt="+r.ORCPT)
 	}
 	if r.Notify != 0 {
-		d.record(queue.TypeDSNNote, fmt.Sprint(int(r.Notify)))
+		d.record(queue.TypeAttr, "notify_flags="+strconv.Itoa(int(r.Notify)))
 	}
 	d.record(queue.TypeRcpt, r.Address.String())
 	return nil

@@ -6,10 +6,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
-	"strings"
 
+	"angarium/lib/maillog"
 	"angarium/lib/sasl"
 	"angarium/lib/smtp"
+	"angarium/lib/tlsconf"
 )
 
 func clientCert(state *tls.ConnectionState) *x509.Certificate {
@@ -17,6 +18,22 @@ func clientCert(state *tls.ConnectionState) *x509.Certificate {
 		return nil
 	}
 	return state.PeerCertificates[0]
+}
+
+// certText tells of the client's certificate, as Postfix does.
+func certText(conf *tls.Config, state *tls.ConnectionState) string {
+	cert := clientCert(state)
+	switch {
+	case conf.ClientAuth == tls.NoClientCert:
+		return "No client certificate requested"
+	case cert == nil:
+		return "Client did not present a certificate"
+	}
+	verdict := "not verified"
+	if tlsconf.Trust(conf, state) == "Trusted" {
+		verdict = "verified OK"
+	}
+	return "Client CN \"" + maillog.Printable(cert.Subject.CommonName) + "\", Issuer \"" + maillog.Printable(cert.Issuer.CommonName) + "\" (" + verdict + ")"
 }
 
 // offer are the mechanisms for this client now.
@@ -88,12 +105,7 @@ func (s *session) AuthDone(_ context.Context, mech string, sx smtp.Exchange, err
 	if mech == "LOGIN" && len(x.last) > 0 {
 		why = base64.StdEncoding.EncodeToString(x.last)
 	}
-	line := "%s: SASL %s authentication failed: %s"
-	if id = strings.TrimSpace(id); id != "" {
-		s.log.Warnf(line+", sasl_username=%s", s.peer.id(), mech, why, id)
-	} else {
-		s.log.Warnf(line, s.peer.id(), mech, why)
-	}
+	s.log.Warnf("%s: SASL %s authentication failed: %s", s.peer.id(), mech, why)
 	if errors.Is(err, smtp.ErrAuthAborted) || errors.Is(err, smtp.ErrAuthEncoding) {
 		return smtp.Reply{}
 	}

@@ -18,20 +18,20 @@ import (
 
 type nullCleaner struct{}
 
-func (nullCleaner) Space(int64) error                                { return nil }
+func (nullCleaner) Space(int64) error                               { return nil }
 func (nullCleaner) Begin(context.Context, Envelope) (Letter, error) { return nullLetter{}, nil }
 
 type nullLetter struct{}
 
-func (nullLetter) ID() string                                      { return "4675B9B2122" }
+func (nullLetter) ID() string                                       { return "4675B9B2122" }
 func (nullLetter) Recipient(context.Context, agent.Recipient) error { return nil }
-func (nullLetter) Write(p []byte) (int, error)                     { return len(p), nil }
-func (nullLetter) Commit(context.Context) error                    { return nil }
-func (nullLetter) Abort()                                          {}
-func (nullLetter) Hold()                                           {}
-func (nullLetter) Filter(string) error                             { return nil }
-func (nullLetter) Redirect(string) error                           { return nil }
-func (nullLetter) BCC(context.Context, string) error               { return nil }
+func (nullLetter) Write(p []byte) (int, error)                      { return len(p), nil }
+func (nullLetter) Commit(context.Context) error                     { return nil }
+func (nullLetter) Abort()                                           {}
+func (nullLetter) Hold()                                            {}
+func (nullLetter) Filter(string) error                              { return nil }
+func (nullLetter) Redirect(string) error                            { return nil }
+func (nullLetter) BCC(context.Context, string) error                { return nil }
 
 // BenchmarkMessage4K is one kept session over loopback, all restrictions as
 // they are by default, with a Cleaner that does nothing. The client counts, too.

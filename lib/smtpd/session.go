@@ -31,6 +31,8 @@ type session struct {
 	refusal smtp.Reply // a limit was exceeded at connect
 	note    *tlsconf.Note
 	tlsText string
+	// certText is what the Received header says of the client's certificate.
+	certText string
 
 	saslMethod, saslUser string
 	helo                 string // XCLIENT may say another than the client
@@ -362,7 +364,7 @@ func (s *session) received() []byte {
 		text := strings.Replace(s.tlsText, " key-exchange ", "\n\t key-exchange ", 1)
 		b = append(b, "\t(using "...)
 		b = append(b, text...)
-		b = append(b, ")\n\t(No client certificate requested)\n"...)
+		b = append(append(append(b, ")\n\t("...), s.certText...), ")\n"...)
 	}
 	if s.c.AuthHeader && s.saslUser != "" {
 		b = append(b, "\t(Authenticated sender: "...)
@@ -472,6 +474,7 @@ func (s *session) Secured(_ context.Context, state *tls.ConnectionState, err err
 	}
 	s.saslMethod, s.saslUser = "", ""
 	s.tlsText = tlsconf.Describe(state, s.note.Leaf, clientCert(state))
+	s.certText = certText(s.c.Server.TLS, state)
 	if s.c.TLSLog > 0 {
 		s.log.Infof("%s TLS connection established from %s: %s", tlsconf.Trust(s.c.Server.TLS, state), s.peer.id(), s.tlsText)
 	}
