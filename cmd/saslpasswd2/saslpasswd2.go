@@ -17,6 +17,7 @@ import (
 	"angarium/lib/conf/imapdconf"
 	"angarium/lib/conf/storeconf"
 	"angarium/lib/sasl"
+	"angarium/lib/sysuser"
 )
 
 // maxPassword is where the old program stops reading.
@@ -153,6 +154,13 @@ func database(file string) (path string, opt accounts.Options, secrets bool) {
 	}
 	if file != "" {
 		path, secrets = file, false
+	}
+	if os.Geteuid() == 0 {
+		// Daemons that log users in belong to it on Debian, and read the file again
+		// after they have become somebody else.
+		if g, err := sysuser.LookupGroup("sasl"); err == nil && g != nil {
+			opt.Group = g.GID
+		}
 	}
 	return path, opt, secrets
 }

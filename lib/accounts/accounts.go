@@ -31,6 +31,8 @@ type Options struct {
 	KeepCase bool
 	// Iterations of PBKDF2 for passwords that are set from now on; 0: DefaultIterations.
 	Iterations int
+	// Group is given a new database, with the right to read it; 0: left as it comes.
+	Group int
 }
 
 // Account is what List and Get show. No passwords.

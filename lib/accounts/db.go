@@ -50,7 +50,7 @@ func Open(path string, opt Options) (*DB, error) {
 	}
 	d := &DB{
 		opt:   opt,
-		table: &table{dir: dir, name: filepath.Base(path), path: path, least: minBuckets},
+		table: &table{dir: dir, name: filepath.Base(path), path: path, least: minBuckets, group: opt.Group},
 		key:   keyFile{dir: dir, name: filepath.Base(path) + ".key"},
 		busy:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}

@@ -46,6 +46,7 @@ type table struct {
 	dir        *os.File
 	name, path string
 	least      uint32 // buckets of a small file
+	group      int    // of a new file; 0: as it comes
 
 	mu  sync.RWMutex // readers hold it while they use cur
 	cur *handle
@@ -468,6 +469,8 @@ func (t *table) install(name string, replace bool, fill func(*os.File) error) er
 		mode = st.Mode & 0o777
 		// Fails for who may not give files away; then the file is theirs.
 		_ = f.Chown(int(st.Uid), int(st.Gid))
+	} else if t.group != 0 {
+		_ = f.Chown(-1, t.group)
 	}
 	if err := f.Chmod(os.FileMode(mode)); err != nil {
 		return fail(err)

@@ -141,7 +141,7 @@ func TestCRAM(t *testing.T) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}
-	if Stamp("h") == Stamp("h") {
+	if a, b := Stamp("h"), Stamp("h"); a == b {
 		t.Error("the same challenge twice")
 	}
 }

@@ -477,7 +477,7 @@ var options = [...]Option{
 	{"sortcache_db", Choice, "twoskip", 0, "skiplist twoskip zeroskip", 0x03010600, "", "", false, "format of the sortcache database"},
 	{"specialuse_extra", String, "", 0, "", 0x02050000, "", "", false, "further special uses"},
 	{"specialuse_nochildren", String, "", 0, "", 0x03060000, "", "", false, "special folders that have none below"},
-	{"specialuse_protect", String, "\\Archive \\Drafts \\Important \\Junk \\Sent \\Trash", 0, "", 0x03010700, "", "", false, "special folders that users can't delete"},
+	{"specialuse_protect", String, "\\Archive \\Drafts \\Important \\Junk \\Sent \\Trash", 0, "", 0x03010700, "", "", true, "special folders that users can't delete"},
 	{"specialusealways", Switch, "yes", 0, "", 0x03010100, "", "", false, "LIST always tells special uses"},
 	{"sql_database", String, "", 0, "", 0x02031100, "", "", false, "SQL: database"},
 	{"sql_engine", Choice, "", 0, "mysql pgsql sqlite", 0x02031100, "", "", false, "SQL: kind of server"},
