@@ -43,6 +43,8 @@ type opener struct {
 	create bool // autocreate_quota: an INBOX that is missing is made
 }
 
+func (o *opener) Name(user string) string { return string(o.inbox(user)) }
+
 func (o *opener) Open(ctx context.Context, user string) (pop3d.Maildrop, error) {
 	name := o.inbox(user)
 	mb, err := o.store.Open(ctx, name, store.User{ID: user})

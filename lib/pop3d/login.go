@@ -282,10 +282,10 @@ func (s *session) notOpened(id string, err error) {
 	case errors.Is(err, ErrDenied):
 		code, why, pri = "[SYS/PERM]", "Permission denied", maillog.Info
 	default:
-		s.log.Log(pri, "Unable to open maildrop %s: %v", id, err)
+		s.log.Log(pri, "Unable to open maildrop %s: %v", s.drops.Name(id), err)
 		s.Errf("%s Unable to open maildrop: %s", code, why)
 		return
 	}
-	s.log.Log(pri, "Unable to %s maildrop %s: %s", verb, id, why)
+	s.log.Log(pri, "Unable to %s maildrop %s: %s", verb, s.drops.Name(id), why)
 	s.Errf("%s Unable to %s maildrop: %s", code, verb, why)
 }

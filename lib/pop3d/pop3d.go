@@ -67,11 +67,13 @@ var (
 // another has it.
 type Opener interface {
 	Open(ctx context.Context, user string) (Maildrop, error)
+	// Name is how the log calls the maildrop of a user, "user.bob".
+	Name(user string) string
 }
 
 // Maildrop is a mailbox as it was at login. Messages are numbered from 0.
 type Maildrop interface {
-	Name() string // as the log calls it, "user.bob"
+	Name() string // as the log calls it
 	UIDValidity() uint32
 	Len() int
 	Message(i int) Message

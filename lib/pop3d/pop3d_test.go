@@ -69,6 +69,8 @@ func (h *house) Open(_ context.Context, user string) (Maildrop, error) {
 	return &drop{h: h, texts: slices.Clone(h.texts)}, nil
 }
 
+func (h *house) Name(user string) string { return "user." + user }
+
 type drop struct {
 	h     *house
 	texts []string
@@ -227,6 +229,7 @@ func TestDialogue(t *testing.T) {
 	for _, line := range []string{
 		"badlogin: [127.0.0.1] plaintext (nouser) [SASL(-13): user not found: checkpass failed]",
 		"badlogin: [127.0.0.1] plaintext (bob) [SASL(-13): authentication failure: checkpass failed]",
+		"Unable to open maildrop user.ann: Mailbox does not exist",
 		"badlogin: [127.0.0.1] FOO (-notset-) [no mechanism available]",
 		"badlogin: [127.0.0.1] PLAIN (bob) [authentication failure]",
 		"badlogin: [127.0.0.1] LOGIN (bob) [authentication failure]",
