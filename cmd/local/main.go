@@ -98,11 +98,12 @@ func (d *daemon) Serve(ctx context.Context, s *service.Session) {
 	}
 }
 
-func options(conf *maincf.Config, _ string) local.Options {
+// options reads the settings; hop is where mail goes that no .forward file takes.
+func options(conf *maincf.Config, hop string) local.Options {
 	commands, files := conf.List("allow_mail_to_commands"), conf.List("allow_mail_to_files")
 	return local.Options{
 		Hostname: conf.String("myhostname"), ForwardPath: conf.List("forward_path"), Delimiters: conf.String("recipient_delimiter"),
-		MailboxHop: conf.String("mailbox_transport"), MailboxCommand: conf.String("mailbox_command"), HomeMailbox: conf.String("home_mailbox"),
+		MailboxHop: hop, MailboxCommand: conf.String("mailbox_command"), HomeMailbox: conf.String("home_mailbox"),
 		SpoolDir: conf.String("mail_spool_directory"), Locks: conf.List("mailbox_delivery_lock"),
 		LockAttempts: conf.Int("deliver_lock_attempts"), LockDelay: conf.Duration("deliver_lock_delay"), StaleLock: conf.Duration("stale_lock_time"),
 		SizeLimit: conf.Size("mailbox_size_limit"), CommandTime: conf.Duration("command_time_limit"), CommandShell: conf.String("local_command_shell"),

@@ -267,10 +267,10 @@ func (p *planner) step(it item, s local.Step, res route.Result) {
 	case s.Err != nil:
 		e := &entry{g: p.g, items: []item{it}, fixed: s.Err, tag: p.g.m.tagOf(res.Transport)}
 		p.entries = append(p.entries, e)
-	case s.Hop != "":
+	case s.Hop != "" && it.User == "" && it.Target == "":
 		p.hop(it, s.Hop)
 	default:
-		p.put(it, res.Transport, res.NextHop)
+		p.put(it, res.Transport, s.Hop)
 	}
 }
 
@@ -360,7 +360,16 @@ func (g *message) finish(ctx context.Context) {
 	g.m.mu.Lock()
 	g.close()
 	g.m.mu.Unlock()
+	g.m.mu.Lock()
+	died := g.m.died[g.id]
+	if !g.late || died > 1 {
+		delete(g.m.died, g.id)
+	}
+	g.m.mu.Unlock()
 	switch {
+	case g.late && died > 1:
+		g.m.c.Log.Warnf("%s: placed on hold: its delivery died %d times", g.id, died)
+		err = g.m.c.Queue.Move(g.id, queue.Active, queue.Hold)
 	case g.late:
 		now := g.m.c.Now()
 		err = g.m.c.Queue.Defer(g.id, now.Add(g.backoff(now)))

@@ -102,6 +102,7 @@ type Manager struct {
 	transports map[string]*transport
 	notices    []candidate // what cleanup announced, and postqueue -i asked for
 	wantScan   scanFlags
+	died       map[string]int // messages during whose delivery an agent panicked
 	deliveries int
 	feeding    int
 	openFiles  int
@@ -146,7 +147,7 @@ func New(c Config) *Manager {
 		c.Now = time.Now
 	}
 	m := &Manager{c: c, wake: make(chan struct{}, c.Feeders), drain: make(chan struct{}),
-		active: map[string]*message{}, transports: map[string]*transport{}}
+		active: map[string]*message{}, transports: map[string]*transport{}, died: map[string]int{}}
 	m.cond = sync.NewCond(&m.mu)
 	return m
 }

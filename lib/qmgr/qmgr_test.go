@@ -449,6 +449,18 @@ func TestPanicDefers(t *testing.T) {
 	id := h.post("a@x.test", "b@far.test")
 	h.m.Notice(id)
 	h.wait("status=deferred (internal error)")
+	for end := time.Now().Add(5 * time.Second); h.where(id) != "deferred" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	h.advance(time.Hour)
+	h.m.Trigger('D')
+	h.wait(id + ": placed on hold")
+	for end := time.Now().Add(5 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if h.where(id) != "hold" {
+		t.Errorf("it is in %q", h.where(id))
+	}
 }
 
 func TestAppendDelay(t *testing.T) {

@@ -373,6 +373,9 @@ func (m *Manager) call(ctx context.Context, d *destination, e *entry, r *agent.R
 		p := recover()
 		if p != nil {
 			r.Log.Panicf("%s: %v\n%s", r.QueueID, p, debug.Stack())
+			m.mu.Lock()
+			m.died[r.QueueID]++
+			m.mu.Unlock()
 		}
 		if p == nil && len(results) == len(e.items) {
 			return

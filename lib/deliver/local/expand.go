@@ -66,8 +66,9 @@ type Alias struct {
 	Owner string
 }
 
-// Step is one thing to do for a recipient. Exactly one of Err, Forward and Hop
-// is set, or none: then it is for the agent that has users' rights.
+// Step is one thing to do for a recipient: Err is its answer, or Forward sends it
+// on, or Hop does. With Recipient.User set, or a Target, it is for the agent that
+// has users' rights, and Hop is where the mail goes if there is no .forward file.
 type Step struct {
 	Recipient agent.Recipient // with Target and User where they matter
 	Err       error
@@ -320,7 +321,7 @@ func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 			e.add(Step{Recipient: r, Hop: hop})
 			return nil
 		}
-		e.add(Step{Recipient: r})
+		e.add(Step{Recipient: r, Hop: hop})
 		return nil
 	}
 	if hop != "" {
