@@ -380,7 +380,7 @@ func (c *Conn) doHelo(verb, args string) bool {
 	if args == "" {
 		return c.fail(Reply{501, "", "Syntax: " + verb + " hostname"})
 	}
-	name := collapse(args)
+	name := Neuter(collapse(args))
 	c.reset()
 	c.helo, c.extended = name, false
 	r := c.sess.Helo(c.ctx, verb, name)
@@ -406,6 +406,24 @@ func collapse(s string) string {
 		return s
 	}
 	return strings.Join(strings.Fields(s), " ")
+}
+
+// Neuter takes out of a name what would read as something else in a header or a
+// log line, as smtpd(8) does.
+func Neuter(name string) string {
+	bad := func(c byte) bool { return c <= ' ' || c == 0x7f || strings.IndexByte("<>()\\\";@", c) >= 0 }
+	for i := 0; i < len(name); i++ {
+		if bad(name[i]) {
+			b := []byte(name)
+			for ; i < len(b); i++ {
+				if bad(b[i]) {
+					b[i] = '?'
+				}
+			}
+			return string(b)
+		}
+	}
+	return name
 }
 
 // extensions is the reply to EHLO, in the order of Postfix 3.7.

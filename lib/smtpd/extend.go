@@ -117,7 +117,7 @@ func (s *session) xclient(ctx context.Context, attrs map[string]string) smtp.Rep
 		case "PORT":
 			p.port = value
 		case "HELO":
-			s.helo = value
+			s.helo = smtp.Neuter(value)
 		case "PROTO":
 			s.proto = strings.ToUpper(value)
 		case "LOGIN":

@@ -32,7 +32,7 @@ func (s *session) whatsUp(what, verb, text string) {
 	}
 	b.WriteString(" proto=" + s.protocol())
 	if h := s.heloName(); h != "" {
-		b.WriteString(" helo=<" + strings.ReplaceAll(h, " ", "?") + ">")
+		b.WriteString(" helo=<" + h + ">")
 	}
 	s.log.Infof("%s", b.String())
 }

@@ -431,6 +431,7 @@ func TestOddClients(t *testing.T) {
 		{"HELO x\r\nMAIL FROM:<a@b.test>\r\nQUIT", "improper command pipelining after HELO from mx.example.net[192.0.2.7]: MAIL FROM:<a@b.test>\\r\\nQUIT\\r\\n\n"},
 		{"EHLO x\r\nGET / HTTP/1.0", "warning: non-SMTP command from mx.example.net[192.0.2.7]: GET / HTTP/1.0\n"},
 		{"EHLO x\r\nMAIL FROM:<a@b.test> SIZE=999999\r\nQUIT", "NOQUEUE: reject: MAIL from mx.example.net[192.0.2.7]: 552 5.3.4 Message size exceeds fixed limit; from=<a@b.test> proto=ESMTP helo=<x>\n"},
+		{"HELO a (b)\r\x01<c>\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<no>\r\nQUIT", " proto=SMTP helo=<a??b????c?>\n"},
 		{"MAIL FROM:<a,b@c>\r\nQUIT", "warning: Illegal address syntax from mx.example.net[192.0.2.7] in MAIL command: <a,b@c>\n"},
 	} {
 		h.talk(c.in)
