@@ -27,6 +27,19 @@ func (c *Cleanup) complete(a address.Address, local bool) address.Address {
 // Recipient adds a recipient: completed, mapped, expanded, and only once. A
 // recipient may come after content.
 func (d *Draft) Recipient(ctx context.Context, r agent.Recipient) error {
+	return d.recipient(ctx, r, false)
+}
+
+// bcc adds a recipient that a setting asks for, and of whom nobody shall hear.
+func (d *Draft) bcc(ctx context.Context, value string) error {
+	if value == "" {
+		return nil
+	}
+	a := d.c.complete(address.Parse(value), true)
+	return d.recipient(ctx, agent.Recipient{Address: a, Notify: agent.NotifyNever}, true)
+}
+
+func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) error {
 	if d.err != nil {
 		return d.err
 	}
@@ -37,21 +50,22 @@ func (d *Draft) Recipient(ctx context.Context, r agent.Recipient) error {
 		return d.add(r)
 	}
 	c := d.c
-	a, err := c.canonical(ctx, c.complete(r.Address, true), c.c.RecipientCanonical)
+	a := c.complete(r.Address, true)
+	if r.ORCPT == "" && !bcc {
+		// What the sender will see in a notice, unless he said it himself.
+		r.ORCPT = "rfc822;" + a.Quoted()
+	}
+	a, err := c.canonical(ctx, a, c.c.RecipientCanonical)
 	if err != nil {
 		return d.tableFailed(err)
 	}
-	if c.c.RecipientBcc != nil && r.Notify != agent.NotifyNever {
+	if c.c.RecipientBcc != nil && !bcc {
 		value, err := c.find(ctx, c.c.RecipientBcc, a)
 		if err != nil {
 			return d.tableFailed(err)
 		}
-		if value != "" {
-			b := agent.Recipient{Address: c.complete(address.Parse(value), true), Notify: agent.NotifyNever}
-			b.Original = b.Address
-			if err := d.expand(ctx, b); err != nil {
-				return err
-			}
+		if err := d.bcc(ctx, value); err != nil {
+			return err
 		}
 	}
 	r.Address = a

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"angarium/lib/address"
-	"angarium/lib/agent"
 	"angarium/lib/dsn"
 	"angarium/lib/maillog"
 	"angarium/lib/queue"
@@ -230,7 +229,7 @@ func (c *Cleanup) Begin(ctx context.Context, e Envelope) (*Draft, error) {
 			d.Abort()
 			return nil, d.tableFailed(err)
 		}
-		if err := d.bcc(value); err != nil {
+		if err := d.bcc(ctx, value); err != nil {
 			d.Abort()
 			return nil, err
 		}
@@ -321,7 +320,7 @@ func (d *Draft) Commit(ctx context.Context) error {
 		d.endOfInput()
 	}
 	if d.err == nil && !d.env.Plain {
-		d.bcc(d.c.c.AlwaysBcc)
+		d.err = d.bcc(ctx, d.c.c.AlwaysBcc)
 	}
 	if d.err == nil && d.q.Recipients() == 0 {
 		d.err = dsn.New(550, "5.1.0", "Error: no recipients specified")
@@ -367,13 +366,4 @@ func (d *Draft) Abort() {
 	if d.err == nil {
 		d.err = context.Canceled
 	}
-}
-
-// bcc adds a recipient of whom nobody shall hear anything.
-func (d *Draft) bcc(value string) error {
-	if value == "" {
-		return nil
-	}
-	a := d.c.complete(address.Parse(value), true)
-	return d.Recipient(d.ctx, agent.Recipient{Address: a, Notify: agent.NotifyNever})
 }

@@ -298,6 +298,8 @@ func TestAddresses(t *testing.T) {
 			got = append(got, r.Address.String())
 			if bcc := strings.Contains(r.Address.Local, "bcc") || r.Address.Local == "arch"; bcc != (r.Notify == agent.NotifyNever) {
 				t.Errorf("%v: notify %d", r.Address, r.Notify)
+			} else if bcc != (r.ORCPT == "") {
+				t.Errorf("%v: original recipient %q", r.Address, r.ORCPT)
 			}
 		}
 		if strings.Join(got, " ") != cs.want || err != nil {
