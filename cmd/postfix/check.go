@@ -200,14 +200,16 @@ func (s *script) checkWarn(files bool) {
 			s.checkBelow(d.path, uid, id)
 		}
 	}
-	for _, dir := range []string{s.conf.Dir(), s.daemons} {
-		s.checkRoot(dir, id)
+	s.checkRoot(s.conf.Dir(), id)
+	// Programs are shared: they are the business of the default set-up.
+	if s.conf.Dir() == maincf.DefaultDir {
+		s.checkRoot(s.daemons, id)
+		s.checkSetgid(id)
 	}
 	corrupt, _ := os.ReadDir(filepath.Join(s.queue, "corrupt"))
 	for _, e := range corrupt {
 		s.warn("damaged message: corrupt/%s", e.Name())
 	}
-	s.checkSetgid(id)
 }
 
 func (s *script) checkOne(path string, uid, gid int, d directory, id ids) {
@@ -323,7 +325,7 @@ func (s *script) setPermissions() error {
 			return s.fatal("%v", err)
 		}
 	}
-	if id.root {
+	if id.root && s.conf.Dir() == maincf.DefaultDir {
 		for _, name := range []string{"postqueue", "postdrop"} {
 			path := filepath.Join(s.commands, name)
 			if !exists(path) {

@@ -6,7 +6,7 @@
 // value of one environment variable, and keeps one control socket to it:
 //
 //	child -> parent   "ready"            rights are dropped, clients are served
-//	child -> parent   "failed TEXT"      it will not come up; TEXT is for the log
+//	child -> parent   "failed TEXT"      it will not come up, and has no log to say so
 //	child -> parent   "open NAME"        NAME stands in the configuration, but this
 //	                                     child may not (or no longer) open it
 //	parent -> child   "file" + descriptor, or "sorry TEXT"

@@ -436,8 +436,9 @@ func (m *Master) said(c *child, message string) {
 		}
 	case len(message) > 5 && message[:5] == "open ":
 		m.passFile(c, message[5:])
+	case len(message) > 7 && message[:7] == "failed ":
+		m.Log.Warnf("process %s pid %d: %s", c.path, c.pid, message[7:]) // it has no log yet
 	}
-	// "failed": the child has logged it, and its exit status comes next.
 }
 
 // passFile opens a file for a child that may not, if the configuration names it.

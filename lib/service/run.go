@@ -81,12 +81,15 @@ func Run(ctx context.Context, c *cli.Cmd, d Daemon) error {
 	return k.wait(signals, ended)
 }
 
-// fail reports why there is no daemon: in the log, to master, and on standard error.
+// fail reports why there is no daemon: in the log, by master where there is none yet,
+// and on standard error.
 func (k *child) fail(err error) error {
-	if k.env != nil && !k.env.ByHand {
+	switch {
+	case k.env == nil || k.env.Log == nil:
+		k.tell("failed " + err.Error())
+	case !k.env.ByHand:
 		k.env.Log.Fatalf("%v", err)
 	}
-	k.tell("failed " + err.Error())
 	return err
 }
 
@@ -235,7 +238,9 @@ type answer struct {
 // hear reads what master says. Its end is a drain: nobody would start a successor,
 // but the sessions need not suffer.
 func (k *child) hear() {
-	defer close(k.drain)
+	var once sync.Once
+	drain := func() { once.Do(func() { close(k.drain) }) }
+	defer drain()
 	b := make([]byte, 4096)
 	for {
 		n, files, err := ipc.ReceiveFiles(k.control, b)
@@ -245,7 +250,7 @@ func (k *child) hear() {
 		word, rest, _ := strings.Cut(string(b[:n]), " ")
 		switch {
 		case word == "drain":
-			return
+			drain()
 		case word == "file" && len(files) == 1:
 			k.answers <- answer{file: files[0]}
 		case word == "sorry":
@@ -272,8 +277,6 @@ func (e *Env) Open(name string) (*os.File, error) {
 			return nil, fmt.Errorf("open %s: %w", name, a.err)
 		}
 		return a.file, nil
-	case <-k.drain:
-		return nil, err
 	case <-time.After(5 * time.Second):
 		return nil, err
 	}
