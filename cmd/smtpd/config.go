@@ -291,7 +291,7 @@ func (r *reader) auth(c *smtpd.Config) {
 		r.log.Warnf("%s: %v", path, err)
 		return
 	}
-	c.Auth, c.AuthRealm = db, realm
+	c.Auth = db
 	c.AuthList = strings.Fields(strings.ToUpper(strings.ReplaceAll(values["mech_list"], ",", " ")))
 	c.AuthTLSOnly = conf.Bool("smtpd_tls_auth_only")
 	c.AuthHeader = conf.Bool("smtpd_sasl_authenticated_header")

@@ -135,7 +135,7 @@ func (c *Conn) TLS() *tls.ConnectionState { return c.tls }
 // Helo is the client's name for itself, "" before HELO.
 func (c *Conn) Helo() string { return c.helo }
 
-// SetHelo replaces that name (XCLIENT, RFC-less: see Postfix' XCLIENT_README).
+// SetHelo replaces that name, and whether it came with EHLO (XCLIENT).
 func (c *Conn) SetHelo(name string, extended bool) { c.helo, c.extended = name, extended }
 
 // Extended reports whether the client said EHLO (or LHLO).

@@ -125,6 +125,7 @@ func (s *session) xclient(ctx context.Context, attrs map[string]string) smtp.Rep
 			if value == "" {
 				s.saslMethod = ""
 			}
+			s.conn.SetAuthenticated(value != "")
 		}
 	}
 	if v, ok := attrs["REVERSE_NAME"]; ok {

@@ -106,7 +106,6 @@ type Config struct {
 	AuthList      []string      // mechanisms; empty: all that work
 	AuthCleartext bool          // PLAIN and LOGIN without TLS
 	AuthTLSOnly   bool          // smtpd_tls_auth_only
-	AuthRealm     string        // smtpd_sasl_local_domain
 	AuthHeader    bool          // smtpd_sasl_authenticated_header
 	AuthExempt    func(netip.Addr) bool
 
