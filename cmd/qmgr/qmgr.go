@@ -81,7 +81,7 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 		return nil, err
 	}
 	conf := qmgr.Config{
-		Queue: q, Log: d.log, Prefix: d.conf.String("syslog_name") + "/", Resolver: router, Transports: transports,
+		Queue: q, Log: d.log, Prefix: d.conf.String("syslog_name") + "/", Resolver: router, Transports: transports, Outside: d.outside,
 		Local: expander, Bounce: bounce.New(d.bounceConfig(), d.notice), Forward: d.forward, Pickup: d.pickup,
 		ActiveLimit: d.conf.Int("qmgr_message_active_limit"), Chunk: min(d.conf.Int("qmgr_message_recipient_limit"), 1000),
 		QueueRunDelay: d.conf.Duration("queue_run_delay"), MinBackoff: d.conf.Duration("minimal_backoff_time"),

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,35 +59,21 @@ func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error
 			}
 		}
 	}
-	sockets, _ := os.ReadDir(filepath.Join(d.conf.String("queue_directory"), "private"))
-	for _, f := range sockets {
-		if name := f.Name(); list[name] == nil && f.Type()&os.ModeSocket != 0 && !internal(name) {
-			d.outside(list, name)
-		}
-	}
-	if list["local"] == nil {
-		d.outside(list, "local")
-	}
 	return list, nil
 }
 
-// outside is a transport behind a socket.
-func (d *daemon) outside(list map[string]*qmgr.Transport, name string) {
+// outside is a transport with a process of its own, behind a socket of its name.
+// The name is the admin's: it comes from main.cf and tables.
+func (d *daemon) outside(name string) *qmgr.Transport {
+	if strings.ContainsAny(name, "/\x00") || strings.HasPrefix(name, ".") {
+		return nil
+	}
 	t := d.transport(name, name, d.conf)
 	t.Agent = wire.Agent("private/" + name)
-	if !filepath.IsAbs(d.conf.String("queue_directory")) {
-		t.Agent = wire.Agent(filepath.Join(d.conf.String("queue_directory"), "private", name))
-	}
 	if t.Expands = name == "local"; t.Expands {
 		t.Recipients = 1
 	}
-	list[name] = t
-}
-
-// internal names sockets that are no transports.
-func internal(name string) bool {
-	return slices.Contains([]string{"bounce", "defer", "trace", "verify", "rewrite", "proxymap", "proxywrite", "anvil", "scache",
-		"tlsmgr", "auth", "error", "retry", "discard"}, name)
+	return t
 }
 
 type closer struct{ a *smtpagent.Agent }
@@ -146,7 +130,7 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		NoMX:          conf.Bool("disable_dns_lookups") || conf.String(p+"dns_support_level") == "disabled",
 		IgnoreMXError: conf.Bool("ignore_mx_lookup_error"), Family: conf.String(p + "address_preference"), Protocols: protocols(conf),
 		KeepOrder: !conf.Bool(p + "randomize_addresses"), AddressLimit: conf.Int(p + "mx_address_limit"), SessionLimit: conf.Int(p + "mx_session_limit"),
-		Port: conf.String(p + "tcp_port"), OwnAddresses: mailconf.OwnAddresses(conf), BestMX: conf.String("best_mx_transport"),
+		Port: conf.String(p + "tcp_port"), OwnAddresses: mailconf.OwnAddresses(conf),
 		Fallback: conf.List(p + "fallback_relay"), ConnectTimeout: conf.Duration(p + "connect_timeout"),
 		KeepGreeting5x: !conf.Bool(p + "skip_5xx_greeting"),
 		CacheTime:      conf.Duration(p + "connection_cache_time_limit"), ReuseTime: conf.Duration(p + "connection_reuse_time_limit"),

@@ -211,7 +211,7 @@ func (p *planner) add(ctx context.Context, r *agent.Recipient) {
 	default:
 		r.Address = keepOriginal(r, res.Recipient)
 	}
-	t := m.c.Transports[res.Transport]
+	t := m.def(res.Transport)
 	if t != nil && t.Expands && m.c.Local != nil && err == nil {
 		p.expand(ctx, r, res)
 		return
@@ -296,7 +296,7 @@ func cutHop(value string) (transport, hop string) {
 // put adds the item to an entry for its destination.
 func (p *planner) put(it item, transport, hop string) {
 	limit, dest := 1, hop
-	t := p.g.m.c.Transports[transport]
+	t := p.g.m.def(transport)
 	if t != nil {
 		limit = t.Recipients
 	}

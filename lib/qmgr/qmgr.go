@@ -69,8 +69,10 @@ type Config struct {
 	Log      *maillog.Logger // postfix/qmgr
 	Prefix   string          // of tags, "postfix/"
 	Resolver Resolver
-	// Transports by name. What is missing defers.
+	// Transports by name, and Outside for names that are not among them: programs
+	// with processes of their own. nil, or a nil answer: mail for it is deferred.
 	Transports map[string]*Transport
+	Outside    func(name string) *Transport
 	Local      *local.Expander
 	Bounce     *bounce.Bouncer
 	Forward    Forwarder
@@ -95,6 +97,8 @@ type Manager struct {
 	c     Config
 	wake  chan struct{} // for the feeders: something may be there
 	drain chan struct{}
+
+	outside sync.Map // *Transport by name, from Config.Outside
 
 	mu         sync.Mutex
 	cond       *sync.Cond // deliveries ended
@@ -296,6 +300,22 @@ func (m *Manager) restart() error {
 		}
 	}
 	return nil
+}
+
+// def is the definition of a transport; nil: there is none.
+func (m *Manager) def(name string) *Transport {
+	if t := m.c.Transports[name]; t != nil {
+		return t
+	}
+	if m.c.Outside == nil || name == "" || name[0] == 0 || name == "error" || name == "retry" || name == "discard" {
+		return nil
+	}
+	if t, ok := m.outside.Load(name); ok {
+		return t.(*Transport)
+	}
+	t := m.c.Outside(name)
+	m.outside.Store(name, t)
+	return t
 }
 
 func isGone(err error) bool { return errors.Is(err, errGone) }

@@ -78,7 +78,7 @@ func (r *ring) pop() *destination {
 }
 
 func (m *Manager) tagOf(name string) string {
-	if t := m.c.Transports[name]; t != nil && t.Tag != "" {
+	if t := m.def(name); t != nil && t.Tag != "" {
 		return t.Tag
 	}
 	return m.c.Prefix + name
@@ -87,7 +87,7 @@ func (m *Manager) tagOf(name string) string {
 func (m *Manager) transportOf(name string) *transport {
 	t := m.transports[name]
 	if t == nil {
-		def := m.c.Transports[name]
+		def := m.def(name)
 		switch {
 		case def == nil:
 			def = m.missing(name, name)

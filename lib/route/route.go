@@ -79,10 +79,8 @@ type Config struct {
 	TransportMaps          Table
 	TransportParents       bool // parent_domain_matches_subdomains holds transport_maps
 	RelocatedMaps          Table
-	SenderRelayhostMaps    Table // sender_dependent_relayhost_maps
-	SenderTransportMaps    Table // sender_dependent_default_transport_maps
-	EmptyRelayhostKey      string
-	EmptyDefaultTransport  string
+	SenderRelayhostMaps    Table  // sender_dependent_relayhost_maps
+	SenderTransportMaps    Table  // sender_dependent_default_transport_maps
 	EmptyAddressMapsLookup string // key for the null sender in those two, "<>"
 
 	// Warn gets configuration slips ("do not list domain x in BOTH ..."); may be nil.

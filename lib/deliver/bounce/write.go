@@ -198,6 +198,8 @@ func (w *writer) recipient(e *queue.LogEntry) {
 		w.printf("Original-Recipient: %s\n", e.ORCPT)
 	case !e.Original.IsNull():
 		w.printf("Original-Recipient: rfc822;%s\n", e.Original.Quoted())
+	default:
+		w.printf("Original-Recipient: rfc822;%s\n", to)
 	}
 	action, status := e.Action, e.Status
 	switch {

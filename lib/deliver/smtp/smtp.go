@@ -55,14 +55,12 @@ type Config struct {
 	SessionLimit  int  // smtp_mx_session_limit; 0: none
 	Port          string
 	OwnAddresses  []netip.Addr // inet_interfaces, proxy_interfaces
-	BestMX        string       // best_mx_transport
 	Fallback      []string     // smtp_fallback_relay
 	Bind4, Bind6  netip.Addr
 
 	ConnectTimeout time.Duration // 0: none but the kernel's
 	Client         smtp.ClientOptions
 	KeepGreeting5x bool // smtp_skip_5xx_greeting = no: a 5xx greeting is final
-	Deadline       time.Duration
 
 	TLSLevel string // "", "none", "may", "encrypt", "verify", "secure"
 	// TLS makes the configuration for a host; nil: no TLS.
