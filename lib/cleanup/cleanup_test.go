@@ -406,3 +406,25 @@ func FuzzContent(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkLetter(b *testing.B) {
+	h := open(b, cleanup.Config{SizeLimit: 10 << 20}, queue.Options{})
+	var e cleanup.Envelope
+	e.Sender = address.Parse("alice@here.test")
+	ctx := context.Background()
+	trace := []byte("Received: from x\n\tby y\n")
+	body := []byte("Message-Id: <a@b>\nFrom: alice@here.test\nTo: bob@there.test\nSubject: x\n\n" + strings.Repeat("a line of forty octets, more or less.....\n", 100))
+	b.ReportAllocs()
+	for b.Loop() {
+		d, err := h.Begin(ctx, e)
+		if err != nil {
+			b.Fatal(err)
+		}
+		d.Recipient(ctx, agent.Recipient{Address: address.Parse("bob@there.test")})
+		d.Trace(trace)
+		d.Write(body)
+		if err := d.Commit(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
