@@ -3,7 +3,6 @@ package imapd
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"angarium/lib/imap"
 	"angarium/lib/store"
@@ -366,22 +365,20 @@ func (s *session) watch() (stop func()) {
 	go func() {
 		defer close(ended)
 		defer s.recovered()
-		for s.box != nil {
+		for s.box != nil { // look first: something may have come before the watch
+			s.sync(true)
+			if s.Buffered() > 0 && s.Flush() != nil || s.bye {
+				_ = s.conn.Close() // wakes the reader
+				return
+			}
 			select {
 			case <-done:
 				return
 			case <-w.Ready():
-			}
-			w.Take()
-			s.sync(true)
-			if s.Buffered() > 0 && s.Flush() != nil || s.bye {
-				_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader, who hangs up
-				return
+				w.Take()
 			}
 		}
 	}()
-	// What came between the last look and the watch is seen by the first notice's
-	// View only if there is one: look once more.
 	return func() {
 		close(done)
 		<-ended
