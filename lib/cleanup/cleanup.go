@@ -142,7 +142,7 @@ type Draft struct {
 	q     *queue.Draft
 	env   Envelope
 	log   *maillog.Logger
-	ctx   context.Context
+	ctx   context.Context // of Begin: Write has none, and may ask tables
 	seen  map[string]struct{}
 	size  int64 // content with CRLF line ends, as message_size_limit counts
 	hold  bool

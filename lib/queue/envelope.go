@@ -63,9 +63,6 @@ const (
 	TraceMTAVerify   = 1 << 8  // address verification probe
 	TraceUserVerify  = 1 << 9  // sendmail -bv
 	TraceRecord      = 1 << 10 // sendmail -v
-	TraceConnLoad    = 1 << 11
-	TraceConnStore   = 1 << 12
-	traceKnown       = TraceUserVerify | TraceRecord | TraceMTAVerify
 	attrEnvID        = "envelope_id"
 	attrRet          = "ret_flags"
 	attrCreated      = "create_time"
