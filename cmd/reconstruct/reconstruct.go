@@ -48,6 +48,9 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if err != nil {
 		return cli.Exit(cli.Config, "%v", err)
 	}
+	if err := become(conf); err != nil {
+		return cli.Exit(cli.NoPerm, "%v", err)
+	}
 	where, err := storeconf.Store(conf, maillog.New(maillog.ToWriter(c.Stderr), "cyrus/reconstruct"))
 	if err != nil {
 		return cli.Exit(cli.Config, "%v", err)

@@ -79,6 +79,17 @@ func (r Rights) String() string {
 	return string(b)
 }
 
+// plain is the rights without c and d, for files: read again, c would give k to
+// who has x only.
+func (r Rights) plain() string {
+	return strings.Map(func(c rune) rune {
+		if c == 'c' || c == 'd' {
+			return -1
+		}
+		return c
+	}, r.String())
+}
+
 // ACE gives rights to one identifier: "bob", "anyone", "anonymous", "group:staff";
 // "-bob" takes them away.
 type ACE struct {
@@ -101,11 +112,11 @@ func ParseACL(text string) ACL {
 	return a
 }
 
-// String is Cyrus' form: "bob\tlrs\tanyone\tp\t".
+// String is Cyrus' form, "bob\tlrs\tanyone\tp\t", without c and d.
 func (a ACL) String() string {
 	var b strings.Builder
 	for _, e := range a {
-		b.WriteString(e.ID + "\t" + e.Rights.String() + "\t")
+		b.WriteString(e.ID + "\t" + e.Rights.plain() + "\t")
 	}
 	return b.String()
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"angarium/lib/mailbox"
 )
 
 // steps are the places between which a commit may be interrupted.
@@ -53,6 +56,9 @@ func child(spec string) {
 	if err != nil {
 		die(err)
 	}
+	if step == "load" {
+		load(s, die)
+	}
 	box, err := s.Open(ctx, "user.bob", User{})
 	if err != nil {
 		die(err)
@@ -91,6 +97,28 @@ func child(spec string) {
 			fmt.Printf("gone %d\n", msgs[0].UID)
 		}
 	}
+}
+
+// load delivers to two mailboxes from many goroutines until it is killed.
+func load(s *Store, die func(error)) {
+	for g := range 12 {
+		go func() {
+			for i := 1; ; i++ {
+				n := g*100000 + i
+				d, err := s.Stage(context.Background(), Source{Reader: strings.NewReader(letter(n))})
+				if err != nil {
+					die(err)
+				}
+				for k, err := range s.Deliver(context.Background(), d, []Target{{Name: "user.bob"}, {Name: "user.ann"}}) {
+					if err != nil {
+						die(err)
+					}
+					fmt.Printf("has %d %d\n", k, n)
+				}
+			}
+		}()
+	}
+	select {}
 }
 
 func childConfig(dir string) Config {
@@ -367,6 +395,60 @@ func TestFailures(t *testing.T) {
 			}
 			m.Close()
 			f.close()
+		}
+	}
+}
+
+// TestKilledUnderLoad kills a busy process at no particular moment.
+func TestKilledUnderLoad(t *testing.T) {
+	f := &fixture{t: t, dir: t.TempDir()}
+	f.conf = childConfig(f.dir)
+	f.open()
+	names := []mailbox.Name{"user.bob", "user.ann"}
+	for _, n := range names {
+		f.create(n)
+	}
+	f.close()
+	acked := [2]map[string]int{{}, {}}
+	rounds := 4
+	for range rounds {
+		cmd := exec.Command(os.Args[0], "-test.run=^$")
+		cmd.Env = append(os.Environ(), "STORE_TEST_CHILD="+f.dir+" load 0")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(150*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var k, n int
+			if c, _ := fmt.Sscanf(lines.Text(), "has %d %d", &k, &n); c == 2 {
+				acked[k][letter(n)]++
+			}
+		}
+		_ = cmd.Wait()
+	}
+	f.open()
+	defer f.close()
+	for k, name := range names {
+		m := f.mailbox(name)
+		v := f.view(m)
+		there := map[string]int{}
+		for i := range v.Len() {
+			there[f.body(m, v.At(i).UID)]++
+		}
+		total := 0
+		for text, n := range acked[k] {
+			total += n
+			if there[text] < n {
+				t.Errorf("%s: acknowledged %d times, there %d times: %.60q", name, n, there[text], text)
+			}
+		}
+		if total == 0 || v.Len() > total+rounds*12 {
+			t.Errorf("%s: %d acknowledged, %d there", name, total, v.Len())
 		}
 	}
 }

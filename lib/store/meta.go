@@ -70,7 +70,7 @@ func (m *meta) write(w io.Writer) error {
 	fmt.Fprintf(b, "version 1\nuniqueid %s\nuidvalidity %d\ncreated %d\nuid-ceiling %d\nmodseq-ceiling %d\n",
 		m.id, m.uidValidity, m.created, m.uidCeiling, m.modCeiling)
 	for _, e := range m.acl {
-		fmt.Fprintf(b, "acl %s\t%s\n", quoteWord(e.ID), e.Rights)
+		fmt.Fprintf(b, "acl %s\t%s\n", quoteWord(e.ID), e.Rights.plain())
 	}
 	if m.quotaRoot != "" {
 		fmt.Fprintf(b, "quotaroot %s\n", m.quotaRoot)

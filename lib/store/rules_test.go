@@ -612,3 +612,128 @@ func TestReleased(t *testing.T) { // rule 12: the last session takes the snapsho
 		t.Error("kept though nobody uses it")
 	}
 }
+
+func TestRights(t *testing.T) {
+	for in, want := range map[string]string{
+		"lrs": "lrs", "lrswipkxtecdan": "lrswipkxtecdan", "x": "xc", "c": "kc", "d": "ted", "t": "td", "0n9": "n09", "": "",
+	} {
+		r, ok := ParseRights(in)
+		if !ok || r.String() != want {
+			t.Errorf("%q: %q %v, want %q", in, r, ok, want)
+		}
+		acl := ACL{{"bob", r}, {"-ann", RightRead}}
+		if got := ParseACL(acl.String()).Get("bob"); got != r {
+			t.Errorf("%q came back as %q", r, got)
+		}
+	}
+	if _, ok := ParseRights("lz"); ok {
+		t.Error("z is no right")
+	}
+	e := Entry{Name: "user.bob.x", ACL: ACL{{"anyone", RightLookup | RightRead}, {"-ann", RightRead}, {"group:staff", RightInsert}, {"bob", RightSeen}}}
+	for _, c := range []struct {
+		u    User
+		want string
+	}{
+		{User{}, "lr"},
+		{User{ID: "ann"}, "l"},
+		{User{ID: "joe", Groups: []string{"staff"}}, "lri"},
+		{User{ID: "bob"}, "lrskxca"},
+		{User{ID: "cyrus", Admin: true}, "lrkca"},
+	} {
+		if got := e.RightsOf(c.u); got.String() != c.want {
+			t.Errorf("%v: %s, want %s", c.u, got, c.want)
+		}
+	}
+}
+
+// TestFewDescriptors: the least used mailboxes lose theirs, and get them back.
+func TestFewDescriptors(t *testing.T) {
+	f := newFixture(t)
+	f.close()
+	f.conf.MaxOpen = 3
+	f.open()
+	var boxes []*handle
+	for i := range 12 {
+		n := mailbox.Name(fmt.Sprintf("user.u%d", i))
+		f.create(n)
+		boxes = append(boxes, f.mailbox(n))
+	}
+	for round := range 3 {
+		for i, m := range boxes {
+			f.append(m, letter(i))
+			equal(t, "messages", f.view(m).Len(), round+1)
+		}
+	}
+	open := 0
+	for _, m := range boxes {
+		if m.b.dir >= 0 {
+			open++
+		}
+	}
+	equal(t, "open", open, 3)
+	for i, m := range boxes {
+		equal(t, "body", f.body(m, 3), letter(i))
+	}
+}
+
+func TestStageIsCleaned(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	d := f.stage("left by one who died", Source{})
+	f.die()
+	f.open()
+	equal(t, "young", len(f.stageFiles()), 1)
+	f.die()
+	f.now.Add(int64(25 * time.Hour))
+	f.open()
+	equal(t, "old", len(f.stageFiles()), 0)
+	d.Abort()
+}
+
+func TestCompaction(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	m, far := f.mailbox("user.bob"), f.mailbox("user.bob")
+	f.append(m, letter(1))
+	gen := m.b.state.Load().hdr.gen
+	other := &fixture{t: t, dir: f.dir, conf: f.conf, now: f.now}
+	other.open()
+	defer other.close()
+	om := other.mailbox("user.bob")
+	old := other.view(om)
+	for i := range 600 {
+		f.change(m, SetOf(1), FlagOp{Mode: FlagMode(i % 2), Flags: FlagSeen})
+	}
+	h := m.b.state.Load().hdr
+	if h.gen == gen || h.dead > 300 {
+		t.Errorf("generation %d, %d dead records", h.gen, h.dead)
+	}
+	equal(t, "another process", other.view(om).Status().HighestModSeq, f.view(far).Status().HighestModSeq)
+	n := 0
+	for range other.view(om).Since(old) {
+		n++
+	}
+	equal(t, "changes", n, 1)
+}
+
+// TestVanishedSurvives compaction, and closing.
+func TestVanishedSurvives(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	m := f.mailbox("user.bob")
+	for i := range 4 {
+		f.append(m, letter(i))
+	}
+	since := f.view(m).Status().HighestModSeq
+	_, err := m.Expunge(bg, SetOf(2, 3))
+	must(t, err)
+	for i := range 700 {
+		f.change(m, SetOf(1), FlagOp{Mode: FlagMode(i % 2), Flags: FlagSeen})
+	}
+	m.Close()
+	f.close()
+	f.open()
+	van, err := f.mailbox("user.bob").Vanished(bg, since, UIDSet{{3, 100}})
+	must(t, err)
+	equal(t, "vanished", van.String(), "3")
+}
