@@ -126,16 +126,17 @@ func (s *session) appendHead(source *store.Source, rights store.Rights) (size in
 	return size
 }
 
+// What may not be in a message.
 var (
-	errBareLF = errors.New("Message contains bare newlines")
-	errNUL    = errors.New("Message contains NUL characters")
-	err8Bit   = errors.New("Message contains non-ASCII characters in headers")
+	errBareLF = errors.New("bare newlines")
+	errNUL    = errors.New("NUL characters")
+	err8Bit   = errors.New("non-ASCII characters in headers")
 )
 
 func (s *session) appendError(err error) string {
 	for _, e := range [...]error{errBareLF, errNUL, err8Bit} {
 		if errors.Is(err, e) {
-			return e.Error()
+			return "Message contains " + e.Error()
 		}
 	}
 	return s.errorText(err)

@@ -41,7 +41,9 @@ func (b *selected) claim(ctx context.Context, view store.View) error {
 	if n := len(b.recent); n > 0 {
 		upTo = max(upTo, b.recent[n-1].Hi)
 	}
-	if upTo+1 < next {
+	if n := len(b.recent); upTo+1 < next && n > 0 && b.recent[n-1].Hi == upTo {
+		b.recent[n-1].Hi = next - 1
+	} else if upTo+1 < next {
 		b.recent = append(b.recent, store.UIDRange{Lo: upTo + 1, Hi: next - 1})
 	}
 	return nil

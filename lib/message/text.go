@@ -61,7 +61,7 @@ func decodeCharset(name string, b []byte) []byte {
 // DecodeWords turns a header field's value into UTF-8 text: unfolded, with the
 // encoded words of RFC 2047 decoded. Blanks between two of them go.
 func DecodeWords(value []byte) []byte {
-	if bytes.Index(value, []byte("=?")) < 0 {
+	if !bytes.Contains(value, []byte("=?")) {
 		return decodeCharset("", unfold(make([]byte, 0, len(value)), value))
 	}
 	text := unfold(make([]byte, 0, len(value)), value)
