@@ -74,7 +74,7 @@ func (pl *Plan) Only(program string) []*Process {
 	return keep
 }
 
-// port is a host:port split as Postfix and Cyrus split it: a bare word is a
+// splitHostPort splits as Postfix and Cyrus do: a bare word is a
 // port, brackets hold an IPv6 address.
 func splitHostPort(s string) (host, port string) {
 	if rest, ok := strings.CutPrefix(s, "["); ok {
