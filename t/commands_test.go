@@ -32,6 +32,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"server":  cmdServer,
 	"start":   cmdStart,
 	"stop":    cmdStop,
+	"reload":  cmdReload,
 	"kill9":   cmdKill9,
 	"waitlog": cmdWaitlog,
 	"waitfor": cmdWaitfor,
@@ -75,6 +76,11 @@ func setup(env *testscript.Env, bin string) error {
 	env.Setenv("SRV", srv)
 	env.Setenv("MAIL_CONFIG", srv+"/etc/postfix")
 	env.Setenv("CORPUS", os.Getenv("CORPUS"))
+	env.Setenv("HOME", env.WorkDir)
+	// Peers run as users of their own.
+	if err := os.Chmod(filepath.Dir(env.WorkDir), 0o755); err != nil {
+		return err
+	}
 	return os.Chmod(env.WorkDir, 0o755)
 }
 
@@ -103,6 +109,26 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdStop(ts *testscript.TestScript, neg bool, args []string) { stop(ts) }
+
+// reload: postfix reload, and waits until another qmgr has taken over.
+func cmdReload(ts *testscript.TestScript, neg bool, args []string) {
+	srv := ts.Getenv("SRV")
+	qmgr := func() int {
+		for _, p := range descendants(pids(srv + "/spool/postfix/pid/master.pid")) {
+			if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p)); strings.TrimSpace(string(name)) == "qmgr" {
+				return p
+			}
+		}
+		return 0
+	}
+	before := qmgr()
+	run(ts, "postfix", "-c", srv+"/etc/postfix", "reload")
+	for end := time.Now().Add(patience); alive(before); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			ts.Fatalf("qmgr %d did not make room for its successor", before)
+		}
+	}
+}
 
 // stop ends the server the way an administrator does.
 func stop(ts *testscript.TestScript) {
@@ -343,7 +369,13 @@ func alive(pid int) bool {
 		return false
 	}
 	_, rest, _ := strings.Cut(string(data), ") ")
-	return rest != "" && rest[0] != 'Z'
+	if rest == "" || rest[0] != 'Z' {
+		return rest != ""
+	}
+	// The first thread of a killed process may be a zombie while another still
+	// waits for the disk, with all files open.
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return len(threads) > 1
 }
 
 // descendants are the processes of some trees, the roots first.

@@ -227,7 +227,7 @@ alias_maps =
 	var lines []string
 	for _, l := range strings.Split(string(stock), "\n") {
 		f := strings.Fields(l)
-		if len(f) >= 8 && f[0] != "#" && !strings.HasPrefix(l, "#") {
+		if len(f) >= 8 && l[0] != '#' && l[0] != ' ' {
 			if f[0] == "smtp" && f[1] == "inet" {
 				f[0] = fmt.Sprint("127.0.0.1:", port)
 			}
