@@ -44,7 +44,7 @@ type daemon struct {
 }
 
 type finder interface {
-	Find(context.Context, address.Address) (mailbox.Name, error)
+	Find(context.Context, address.Address) (store.Entry, error)
 }
 
 func setup(_ context.Context, env *service.Env) (service.Handler, error) {
@@ -110,10 +110,10 @@ func reply(ctx context.Context, f finder, request string, log *maillog.Logger) s
 	if !ok {
 		return "PERM bad request"
 	}
-	name, err := f.Find(ctx, address.Parse(key))
+	e, err := f.Find(ctx, address.Parse(key))
 	switch {
 	case err == nil:
-		log.Log(maillog.Debug, "verify %s: %s", key, name)
+		log.Log(maillog.Debug, "verify %s: %s", key, e.Name)
 		return "OK " + key
 	case errors.Is(err, store.ErrNotFound) || errors.Is(err, mailbox.ErrBad):
 		return "NOTFOUND Mailbox does not exist"

@@ -16,12 +16,12 @@ import (
 
 type some map[string]error
 
-func (s some) Find(_ context.Context, a address.Address) (mailbox.Name, error) {
+func (s some) Find(_ context.Context, a address.Address) (store.Entry, error) {
 	err, ok := s[a.String()]
 	if !ok {
 		err = store.ErrNotFound
 	}
-	return "user.x", err
+	return store.Entry{Name: "user.x"}, err
 }
 
 func TestAnswers(t *testing.T) {

@@ -139,7 +139,7 @@ const unknown = "Mailbox unknown.  Either there is no mailbox associated with th
 	"name or you do not have authorization to see it.\n5.1.1 User unknown"
 
 func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
-	name, err := s.srv.Find(ctx, r.To)
+	e, err := s.srv.Find(ctx, r.To)
 	switch {
 	case errors.Is(err, store.ErrNotFound) || errors.Is(err, mailbox.ErrBad):
 		return smtp.Reply{Code: 550, Text: unknown}
@@ -147,14 +147,14 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 		s.log.Errorf("verify of %s: %v", r.To, err)
 		return smtp.Replyf(451, "4.3.0", "System I/O error")
 	}
-	s.rcpts = append(s.rcpts, recipient{r.To.Quoted(), store.Target{Name: name, OverQuota: r.IgnoreQuota}})
+	s.rcpts = append(s.rcpts, recipient{r.To.Quoted(), store.Target{Name: e.Name, Found: e, OverQuota: r.IgnoreQuota}})
 	return smtp.Replyf(250, "2.1.5", "ok")
 }
 
 // Find is the mailbox of a recipient: user, user+folder or +shared. A folder
 // that is not there, or into which nobody may post, means the INBOX. Whoever has
 // no mailbox is store.ErrNotFound or mailbox.ErrBad.
-func (s *Server) Find(ctx context.Context, to address.Address) (mailbox.Name, error) {
+func (s *Server) Find(ctx context.Context, to address.Address) (store.Entry, error) {
 	conf := &s.conf
 	local, domain := to.Local, strings.ToLower(to.Domain)
 	user, folder, plus := strings.Cut(local, "+")
@@ -166,9 +166,9 @@ func (s *Server) Find(ctx context.Context, to address.Address) (mailbox.Name, er
 		ns.Admin = true // the name as administrators write it
 		name, err := ns.Internal(folder)
 		if err != nil {
-			return "", err
+			return store.Entry{}, err
 		}
-		return name, s.mayPost(ctx, name)
+		return s.mayPost(ctx, name)
 	}
 	userid := user
 	if ns.Virtual != mailbox.VirtualOff && domain != "" {
@@ -176,33 +176,33 @@ func (s *Server) Find(ctx context.Context, to address.Address) (mailbox.Name, er
 	}
 	inbox := ns.Inbox(userid)
 	if err := inbox.Check(); err != nil || user == "" {
-		return "", store.ErrNotFound
+		return store.Entry{}, store.ErrNotFound
 	}
-	if _, err := conf.Store.Exists(ctx, inbox); err != nil {
-		return "", err
+	e, err := conf.Store.Exists(ctx, inbox)
+	if err != nil {
+		return e, err
 	}
 	if plus && folder != "" {
 		if ns.UnixSep {
 			folder = strings.NewReplacer(".", "^", "/", ".").Replace(folder)
 		}
 		name := inbox.Child(folder)
-		if name.Check() == nil && s.mayPost(ctx, name) == nil {
-			return name, nil
+		if name.Check() == nil {
+			if f, err := s.mayPost(ctx, name); err == nil {
+				return f, nil
+			}
 		}
 	}
-	return inbox, nil
+	return e, nil
 }
 
-// mayPost asks for the right p: whoever sends mail is "anyone".
-func (s *Server) mayPost(ctx context.Context, name mailbox.Name) error {
+// mayPost finds a mailbox and asks for the right p: whoever sends mail is "anyone".
+func (s *Server) mayPost(ctx context.Context, name mailbox.Name) (store.Entry, error) {
 	e, err := s.conf.Store.Exists(ctx, name)
-	if err != nil {
-		return err
+	if err == nil && !e.RightsOf(store.User{}).Has(store.RightPost) {
+		err = store.ErrNotFound
 	}
-	if !e.RightsOf(store.User{}).Has(store.RightPost) {
-		return store.ErrNotFound
-	}
-	return nil
+	return e, err
 }
 
 func (s *session) Data(context.Context) smtp.Reply { return smtp.Reply{} }
@@ -220,7 +220,7 @@ func (s *session) Content(ctx context.Context, body io.Reader) []smtp.Reply {
 	}
 	now := conf.Now()
 	src := store.Source{
-		Reader: io.MultiReader(strings.NewReader(s.trace(m, now)), m), Limit: conf.MaxSize, Near: s.rcpts[0].target.Name, Internal: now,
+		Reader: io.MultiReader(strings.NewReader(s.trace(m, now)), m), Limit: conf.MaxSize, Partition: s.rcpts[0].target.Found.Partition, Internal: now,
 	}
 	defer m.free()
 	draft, err := conf.Store.Stage(ctx, src)

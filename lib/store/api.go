@@ -227,6 +227,9 @@ type Subscriptions interface {
 
 // Target is one recipient's mailbox of a delivery.
 type Target struct {
+	// Found is what Exists said of the mailbox a moment ago; the zero Entry: look
+	// it up.
+	Found Entry
 	Name      mailbox.Name
 	Flags     Flags
 	Keywords  []string

@@ -212,11 +212,21 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 
 // deliverOne does 4b-4e. The box it returns has a reference for settle.
 func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (*box, error) {
+	if t.Found.ID != "" {
+		b, err := s.deliverTo(ctx, d, t, &t.Found)
+		if !errors.Is(err, ErrNotFound) {
+			return b, err
+		} // else it was renamed, or made again, since
+	}
 	e, err := s.list.get(ctx, t.Name)
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.getBox(ctx, &e)
+	return s.deliverTo(ctx, d, t, &e)
+}
+
+func (s *Store) deliverTo(ctx context.Context, d *Draft, t Target, e *Entry) (*box, error) {
+	b, err := s.getBox(ctx, e)
 	if err != nil {
 		return nil, err
 	}

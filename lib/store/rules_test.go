@@ -737,3 +737,23 @@ func TestVanishedSurvives(t *testing.T) {
 	must(t, err)
 	equal(t, "vanished", van.String(), "3")
 }
+
+// TestStaleTarget: between RCPT and the end of DATA a mailbox was made again, or
+// went.
+func TestStaleTarget(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	f.append(f.mailbox("user.bob"), letter(0))
+	old, err := f.Exists(bg, "user.bob")
+	must(t, err)
+	must(t, f.Delete(bg, "user.bob"))
+	send := func() error {
+		return f.Deliver(bg, f.stage(letter(1), Source{}), []Target{{Name: "user.bob", Found: old}})[0]
+	}
+	if err := send(); !errors.Is(err, ErrNotFound) {
+		t.Errorf("deleted: %v", err)
+	}
+	f.create("user.bob")
+	must(t, send())
+	equal(t, "made again", f.body(f.mailbox("user.bob"), 1), letter(1))
+}
