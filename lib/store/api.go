@@ -229,7 +229,7 @@ type Subscriptions interface {
 type Target struct {
 	// Found is what Exists said of the mailbox a moment ago; the zero Entry: look
 	// it up.
-	Found Entry
+	Found     Entry
 	Name      mailbox.Name
 	Flags     Flags
 	Keywords  []string

@@ -60,6 +60,7 @@ type state struct {
 var (
 	errStale = errors.New("index is of another epoch")
 	errLost  = errors.New("index is missing")
+	errOther = errors.New("uniqueid of another mailbox")
 )
 
 // hold makes the directory's descriptor stay open until release.
@@ -502,7 +503,7 @@ func (b *box) load(ctx context.Context) error {
 		return err
 	}
 	if m.id != b.id {
-		return fmt.Errorf("%s: uniqueid %s, where %s was expected", *b.path.Load(), m.id, b.id)
+		return fmt.Errorf("%s: %w: %s, where %s was expected", *b.path.Load(), errOther, m.id, b.id)
 	}
 	s := &state{meta: m, metaAt: at}
 	s.hdr = b.freshHeader(m, nil)

@@ -214,7 +214,7 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (*box, error) {
 	if t.Found.ID != "" {
 		b, err := s.deliverTo(ctx, d, t, &t.Found)
-		if !errors.Is(err, ErrNotFound) {
+		if !errors.Is(err, ErrNotFound) && !errors.Is(err, errOther) {
 			return b, err
 		} // else it was renamed, or made again, since
 	}

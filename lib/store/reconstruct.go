@@ -21,6 +21,9 @@ func (s *Store) Reconstruct(ctx context.Context, name mailbox.Name) error {
 	if err := s.mendMeta(&e); err != nil {
 		return err
 	}
+	if err := s.believeMeta(ctx, &e); err != nil {
+		return err
+	}
 	b, err := s.getBox(ctx, &e)
 	if err != nil {
 		return err
@@ -45,6 +48,25 @@ func (s *Store) Reconstruct(ctx context.Context, name mailbox.Name) error {
 	}
 	n := m.entry(e.Name, e.Partition) // what .mailbox says wins over the list
 	return s.list.change(ctx, func(tx *sql.Tx) error { return put(ctx, tx, &n) })
+}
+
+// believeMeta corrects the list where .mailbox has another uniqueid: a folder was
+// restored by hand.
+func (s *Store) believeMeta(ctx context.Context, e *Entry) error {
+	found, ok := s.scanOne(e.Partition, s.conf.Partitions[e.Partition], filepath.Join(s.conf.Partitions[e.Partition], e.Name.Path()))
+	if !ok || found.ID == e.ID {
+		return nil
+	}
+	if _, err := s.list.byID(ctx, found.ID); !errors.Is(err, ErrNotFound) {
+		if err != nil {
+			return err
+		}
+		if err := s.renewID(ctx, &found); err != nil { // a copy of another one
+			return err
+		}
+	}
+	*e = found
+	return s.list.change(ctx, func(tx *sql.Tx) error { return put(ctx, tx, e) })
 }
 
 // mendMeta makes a .mailbox that is missing or damaged again, from the list. The

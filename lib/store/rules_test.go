@@ -757,3 +757,26 @@ func TestStaleTarget(t *testing.T) {
 	must(t, send())
 	equal(t, "made again", f.body(f.mailbox("user.bob"), 1), letter(1))
 }
+
+// TestRestoredFolder: someone puts a mailbox's folder back from a backup, or
+// copies one over another; reconstruct believes .mailbox, but never twice.
+func TestRestoredFolder(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	f.create("user.ann")
+	for i := range 3 {
+		f.append(f.mailbox("user.bob"), letter(i))
+	}
+	f.close()
+	must(t, os.RemoveAll(f.path("user.ann")))
+	must(t, copyTree(f.path("user.bob"), f.path("user.ann")))
+	f.open()
+	must(t, f.Reconstruct(bg, "user.ann"))
+	f.now.Add(int64(5 * time.Second))
+	b, a := f.mailbox("user.bob"), f.mailbox("user.ann")
+	if a.ID() == b.ID() {
+		t.Error("two mailboxes with one uniqueid")
+	}
+	equal(t, "bob", f.view(b).Len(), 3)
+	equal(t, "ann", f.view(a).Len(), 3)
+}
