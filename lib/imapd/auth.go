@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"angarium/lib/maillog"
 	"angarium/lib/sasl"
 	"angarium/lib/store"
 )
@@ -156,7 +157,7 @@ func (s *session) login() {
 		return
 	}
 	if !s.cleartext() {
-		s.log.Log(5, "badlogin: %s plaintext (%s) [login attempted without a layer]", s.peer, user)
+		s.log.Log(maillog.Notice, "badlogin: %s plaintext (%s) [login attempted without a layer]", s.peer(), user)
 		s.NO("Login only available under a layer")
 		return
 	}
@@ -170,7 +171,7 @@ func (s *session) login() {
 
 // refuseLogin logs a failed attempt and answers after a pause.
 func (s *session) refuseLogin(mech, user string, err error, text string) {
-	s.log.Log(5, "badlogin: %s %s (%s) [%s]", s.peer, mech, user, err)
+	s.log.Log(maillog.Notice, "badlogin: %s %s (%s) [%s]", s.peer(), mech, user, err)
 	if !sasl.Refused(err) {
 		s.NO("[UNAVAILABLE] Login failed: generic failure")
 		return
@@ -194,7 +195,7 @@ func (s *session) refuseLogin(mech, user string, err error, text string) {
 func (s *session) welcome(id, mech string) {
 	leave, why := s.srv.logins.enter(s.ip, id, s.conf.MaxLoginsPerHost, s.conf.MaxLoginsPerUser)
 	if leave == nil {
-		s.log.Log(5, "badlogin: %s %s (%s) [%s]", s.peer, mech, id, strings.ToLower(why))
+		s.log.Log(maillog.Notice, "badlogin: %s %s (%s) [%s]", s.peer(), mech, id, strings.ToLower(why))
 		s.NO("[LIMIT] " + why)
 		s.bye = s.badLogins > 0
 		return
@@ -211,7 +212,7 @@ func (s *session) welcome(id, mech string) {
 	if s.tls {
 		mech += "+TLS"
 	}
-	s.log.Log(5, "login: %s %s %s User logged in SESSIONID=<%s>", s.peer, id, mech, s.id)
+	s.log.Log(maillog.Notice, "login: %s %s %s User logged in SESSIONID=<%s>", s.peer(), id, mech, s.id)
 	if s.conf.AutoINBOX && !s.user.Admin {
 		s.autocreate()
 	}
@@ -261,7 +262,7 @@ func (s *session) authenticate() {
 		return
 	}
 	if !slices.Contains(s.mechanisms(), mech) {
-		s.log.Log(5, "badlogin: %s %s () [SASL(-4): no mechanism available]", s.peer, mech)
+		s.log.Log(maillog.Notice, "badlogin: %s %s () [SASL(-4): no mechanism available]", s.peer(), mech)
 		s.NO("no mechanism available")
 		return
 	}
@@ -285,7 +286,7 @@ func (s *session) exchange(mech string, server sasl.Server, response []byte) {
 		authcid, authzid := server.Identity()
 		switch {
 		case errors.Is(err, errCancelled):
-			s.log.Log(5, "badlogin: %s %s (%s) [Client canceled authentication]", s.peer, mech, authcid)
+			s.log.Log(maillog.Notice, "badlogin: %s %s (%s) [Client canceled authentication]", s.peer(), mech, authcid)
 			s.BAD("Client canceled authentication")
 			return
 		case err != nil && !s.dec.OK():

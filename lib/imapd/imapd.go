@@ -168,7 +168,6 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger
 	}
 	s := newSession(ctx, srv, conn, log)
 	defer s.close()
-	s.meet()
 	if srv.conf.Implicit && !s.startTLS() {
 		return
 	}

@@ -28,8 +28,8 @@ type session struct {
 	dec  *imap.Decoder
 	log  *maillog.Logger
 	id   string // SESSIONID
-	peer string // "host [address]" for the log
 	ip   string
+	host *string // of ip, with a blank; nil: not looked up yet
 
 	tls       bool
 	user      store.User
@@ -84,18 +84,22 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, log *maillog.Lo
 	return s
 }
 
-// meet names the client for the log. It may have to ask the DNS.
-func (s *session) meet() {
-	name := ""
-	switch {
-	case s.ip == "127.0.0.1", s.ip == "::1", s.ip == "local":
-		name = "localhost"
-	case s.conf.HostName != nil:
-		name = s.conf.HostName(s.ctx, s.ip)
+// peer names the client for the log, "host [address]". It is asked for first when
+// somebody logs in, so that no greeting waits for the DNS.
+func (s *session) peer() string {
+	if s.host == nil {
+		name := ""
+		switch {
+		case s.ip == "127.0.0.1", s.ip == "::1", s.ip == "local":
+			name = "localhost "
+		case s.conf.HostName != nil:
+			if name = s.conf.HostName(s.ctx, s.ip); name != "" {
+				name += " "
+			}
+		}
+		s.host = &name
 	}
-	if s.peer = "[" + s.ip + "]"; name != "" {
-		s.peer = name + " " + s.peer
-	}
+	return *s.host + "[" + s.ip + "]"
 }
 
 // present notes on the list of who is connected where the session is now.
@@ -107,7 +111,7 @@ func (s *session) present() {
 	if s.box != nil {
 		name = string(s.box.name)
 	}
-	s.gone = s.conf.Present(s.log.Number(), s.peer, s.user.ID, name)
+	s.gone = s.conf.Present(s.log.Number(), s.peer(), s.user.ID, name)
 }
 
 // close gives back what the session holds.
@@ -143,7 +147,7 @@ func (s *session) startTLS() bool {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
-		s.log.Infof("%s TLS negotiation failed: %s", strings.ToUpper(s.conf.Service), s.peer)
+		s.log.Infof("%s TLS negotiation failed: %s", strings.ToUpper(s.conf.Service), s.peer())
 		return false
 	}
 	_ = inner.SetDeadline(time.Time{})
@@ -289,6 +293,7 @@ func (s *session) errorText(err error) string {
 		{store.ErrKeywords, "[LIMIT] Too many user flags in mailbox"},
 		{store.ErrBusy, "[INUSE] Mailbox is locked"},
 		{store.ErrPartition, "Invalid partition"},
+		{store.ErrGone, "[EXPUNGEISSUED] Some of the messages no longer exist"},
 		{errDenied, "Permission denied"},
 		{errUnsupported, "Operation is not supported on mailbox"},
 	} {

@@ -26,9 +26,9 @@ func appendEnvelope(a []byte, f *[fieldCount][]byte) []byte {
 	return append(a, ')')
 }
 
-// Address is one entry of an address field. A group begins with an entry that
+// address is one entry of an address field. A group begins with an entry that
 // has Local only and a nil Host, and ends with one that has neither (RFC 3501, 7.4.2).
-type Address struct {
+type address struct {
 	Name, Route, Local, Host []byte // nil: NIL
 }
 
@@ -61,17 +61,6 @@ func appendOrNil(a, s []byte) []byte {
 	return appendString(a, s)
 }
 
-// Addresses calls fn for each entry of an address field until fn is false.
-func Addresses(value []byte, fn func(Address) bool) {
-	s := addressScanner{b: value}
-	for {
-		t, ok := s.next()
-		if !ok || !fn(t) {
-			return
-		}
-	}
-}
-
 // addressScanner reads an address-list (RFC 5322, section 3.4) from whatever
 // stands in the field. Like Cyrus it makes something of everything: the phrase
 // becomes the name, what has no domain gets "unspecified-domain".
@@ -83,9 +72,9 @@ type addressScanner struct {
 
 const maxAddresses = 20_000
 
-func (s *addressScanner) next() (Address, bool) {
+func (s *addressScanner) next() (address, bool) {
 	if s.count++; s.count > maxAddresses {
-		return Address{}, false
+		return address{}, false
 	}
 	for {
 		var comment []byte
@@ -100,7 +89,7 @@ func (s *addressScanner) next() (Address, bool) {
 			return t, true
 		case '@':
 			host, _ := s.domain(",;<", &comment)
-			t := Address{Local: nonNil(phrase), Host: host}
+			t := address{Local: nonNil(phrase), Host: host}
 			if len(host) == 0 {
 				t.Host = []byte("unspecified-domain")
 			}
@@ -111,23 +100,23 @@ func (s *addressScanner) next() (Address, bool) {
 		case ':':
 			if !s.group {
 				s.group = true
-				return Address{Local: nonNil(phrase)}, true
+				return address{Local: nonNil(phrase)}, true
 			}
 			continue
 		case ';':
 			if len(phrase) > 0 {
 				s.b = append([]byte{';'}, s.b...)
-				return Address{Local: phrase, Host: []byte("unspecified-domain")}, true
+				return address{Local: phrase, Host: []byte("unspecified-domain")}, true
 			}
 			if s.group {
 				s.group = false
-				return Address{}, true
+				return address{}, true
 			}
 			continue
 		}
 		// "," or the end
 		if len(phrase) > 0 {
-			t := Address{Local: phrase, Host: []byte("unspecified-domain")}
+			t := address{Local: phrase, Host: []byte("unspecified-domain")}
 			if len(comment) > 0 {
 				t.Name = comment
 			}
@@ -136,9 +125,9 @@ func (s *addressScanner) next() (Address, bool) {
 		if stop == 0 {
 			if s.group {
 				s.group = false
-				return Address{}, true
+				return address{}, true
 			}
-			return Address{}, false
+			return address{}, false
 		}
 	}
 }
@@ -250,8 +239,8 @@ func (s *addressScanner) domain(stops string, comment *[]byte) (host []byte, sto
 }
 
 // angle reads the rest of "<@route:local@host>".
-func (s *addressScanner) angle() Address {
-	var t Address
+func (s *addressScanner) angle() address {
+	var t address
 	var comment []byte
 	if trimmed := bytes.TrimLeft(s.b, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '@' {
 		if i := bytes.IndexByte(trimmed, ':'); i > 0 && bytes.IndexByte(trimmed[:i], '>') < 0 {
@@ -278,7 +267,7 @@ func (s *addressScanner) angle() Address {
 
 // afterAngle passes over what stands between ">" and the next address; a
 // comment there is the name if there is no other.
-func (s *addressScanner) afterAngle(t *Address) {
+func (s *addressScanner) afterAngle(t *address) {
 	for len(s.b) > 0 {
 		switch c := s.b[0]; c {
 		case ' ', '\t', '\r', '\n':
