@@ -149,6 +149,9 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		RsetTimeout: conf.Duration(p + "rset_timeout"), QuitTimeout: conf.Duration(p + "quit_timeout"),
 		LineLimit: conf.Int(p + "line_length_limit"),
 	}
+	if c.Client.LineLimit == 0 { // main.cf's word for "none"
+		c.Client.LineLimit = -1
+	}
 	if lmtp {
 		c.Client.Discard = conf.List("lmtp_discard_lhlo_keywords")
 	} else {

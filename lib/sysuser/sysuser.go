@@ -157,12 +157,20 @@ func otherSources(database string) bool {
 			continue
 		}
 		for _, word := range strings.Fields(line) {
-			if word != "files" && word != "compat" && word[0] != '[' {
+			switch {
+			case word == "files", word == "compat", word[0] == '[':
+			case word == "systemd" && !exists("/run/systemd/userdb"):
+			default:
 				return true
 			}
 		}
 	}
 	return false
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // answers of getent are kept for a minute: a busy server asks often.
