@@ -185,7 +185,7 @@ func (s *session) tellChanged(uids store.UIDSet, silent, uid bool) {
 	known := make(map[store.UID]store.ModSeq, uids.Len())
 	now, err := b.View(s.ctx)
 	if err != nil {
-		s.lost(err)
+		s.lost(err, uid)
 		return
 	}
 	if len(now.Keywords()) > b.told { // before the keyword occurs

@@ -3,7 +3,9 @@ package imapd
 import (
 	"context"
 	"errors"
+	"iter"
 	"strings"
+	"time"
 
 	"angarium/lib/imap"
 	"angarium/lib/mailbox"
@@ -19,6 +21,8 @@ type selected struct {
 	readOnly bool
 	recent   []store.UIDRange // \Recent in this session
 	told     int              // keywords the client has heard of
+	asked    time.Time        // when rights were
+	lost     bool             // deleted or renamed under us, and the client knows
 }
 
 func (b *selected) isRecent(u store.UID) bool {
@@ -198,7 +202,7 @@ func (s *session) openSelected(name string, examine bool) (*selected, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &selected{Mailbox: box, name: n, rights: rights, readOnly: examine || rights&writeRights == 0}
+	b := &selected{Mailbox: box, name: n, rights: rights, asked: s.conf.Now(), readOnly: examine || rights&writeRights == 0}
 	if b.view, err = box.View(s.ctx); err == nil {
 		err = b.claim(s.ctx, b.view)
 	}
@@ -365,12 +369,15 @@ func (s *session) sync(expunge bool) { s.syncBut(expunge, nil) }
 
 func (s *session) syncBut(expunge bool, silent map[store.UID]store.ModSeq) {
 	b := s.box
-	if b == nil {
+	if b == nil || b.lost {
 		return
 	}
 	now, err := b.View(s.ctx)
+	if err == nil {
+		err = s.askRights()
+	}
 	if err != nil {
-		s.lost(err)
+		s.lost(err, expunge)
 		return
 	}
 	if now == b.view {
@@ -399,6 +406,27 @@ func (s *session) syncBut(expunge bool, silent map[store.UID]store.ModSeq) {
 	}
 }
 
+// rightsAge is how old what we know of the user's rights may be.
+const rightsAge = 10 * time.Second
+
+// askRights notices that the mailbox's ACL was changed. Without r it is lost.
+func (s *session) askRights() error {
+	b := s.box
+	now := s.conf.Now()
+	if now.Sub(b.asked) < rightsAge {
+		return nil
+	}
+	rights, err := b.Rights(s.ctx)
+	if err != nil {
+		return err
+	}
+	b.rights, b.asked = rights, now
+	if rights&store.RightRead == 0 {
+		return store.ErrNotFound
+	}
+	return nil
+}
+
 // adopt makes now the view that the client knows, and tells it of numbers.
 func (s *session) adopt(now store.View, gone []store.Change, grown bool) {
 	b := s.box
@@ -425,17 +453,39 @@ func (s *session) adopt(now store.View, gone []store.Change, grown bool) {
 	}
 }
 
-// lost deals with a mailbox that can't be looked at any more. There is no way
-// in IMAP to say that it was deleted but to hang up.
-func (s *session) lost(err error) {
-	if errors.Is(err, store.ErrNotFound) {
-		s.Raw("* BYE Mailbox has been deleted\r\n")
-	} else {
+// lost deals with a mailbox that can't be looked at any more. One that was
+// deleted, renamed or closed to the user loses all its messages, as in Cyrus,
+// as soon as that may be told; it stays selected, and every command for it fails.
+func (s *session) lost(err error, expunge bool) {
+	b := s.box
+	if !errors.Is(err, store.ErrNotFound) {
 		s.Raw("* BYE " + s.errorText(err) + "\r\n")
+		s.deselect()
+		s.bye = true
+		return
 	}
-	s.deselect()
-	s.bye = true
+	if !expunge {
+		return
+	}
+	if s.qresync && b.view.Len() > 0 {
+		s.Raw("* VANISHED " + present(b.view).String()).CRLF()
+	} else {
+		for range b.view.Len() {
+			s.Raw("* 1 EXPUNGE\r\n")
+		}
+	}
+	b.view, b.lost, b.readOnly, b.recent = noView{}, true, true, nil
 }
+
+// noView is the View of a mailbox that is not there.
+type noView struct{}
+
+func (noView) Status() store.Status                    { return store.Status{FirstUnseen: -1} }
+func (noView) Len() int                                { return 0 }
+func (noView) At(int) store.Message                    { return store.Message{} }
+func (noView) Find(store.UID) (int, bool)              { return 0, false }
+func (noView) Keywords() []string                      { return nil }
+func (noView) Since(store.View) iter.Seq[store.Change] { return func(func(store.Change) bool) {} }
 
 func (s *session) check() {
 	if s.dec.CRLF(); s.dec.OK() {

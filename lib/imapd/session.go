@@ -208,6 +208,9 @@ func (s *session) one() {
 		s.refuse("Please login first")
 	case c.state == chosen && s.box == nil:
 		s.refuse("Please select a mailbox first")
+	case c.state == chosen && s.box.lost && s.command != "CHECK" && s.command != "CLOSE" && s.command != "UNSELECT":
+		s.NO("Mailbox does not exist")
+		s.dec.Fail(errAnswered)
 	default:
 		c.run(s)
 		s.grammar()
