@@ -336,8 +336,8 @@ func (s *session) idle() {
 	if s.Flush() != nil {
 		return
 	}
-	stop := s.watch()
 	s.conn.timeout = s.conf.IdleTimeout
+	stop := s.watch()
 	s.dec.Begin()
 	line := s.dec.Line()
 	stop()

@@ -124,6 +124,7 @@ func (s *session) close() {
 		s.gone()
 	}
 	_ = s.Flush()
+	_ = s.conn.Close() // under TLS: say so before the connection goes (RFC 8446, 6.1)
 }
 
 // deselect leaves the mailbox, without telling the client.
