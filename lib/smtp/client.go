@@ -47,6 +47,7 @@ type Client struct {
 	tls    *tls.ConnectionState
 	broken bool
 	closed bool // 421 was said
+	open   bool // the server is in a transaction, RFC 5321, 3.3
 }
 
 // NewClient takes over a connection. Nothing is read or written yet.
@@ -119,6 +120,12 @@ func (c *Client) fail(r *reply, phase string) *dsn.Error {
 		if r.code/100 == 5 {
 			e.Code[0] = 5
 		}
+	}
+	if r.code == 503 {
+		// "Bad sequence of commands" is about us, and never about the message:
+		// it waits, and the connection is of no further use.
+		e.Code = [3]int{4, 5, 0}
+		c.closed = true
 	}
 	return e
 }
@@ -465,8 +472,14 @@ func (c *Client) Reset(ctx context.Context) error {
 		c.closed = true
 		return c.fail(r, "RSET command")
 	}
+	c.open = false
 	return nil
 }
+
+// InTransaction reports whether the server still holds a transaction that came
+// to no end, for instance since it refused every recipient. It wants a Reset
+// before the next MAIL.
+func (c *Client) InTransaction() bool { return c.open }
 
 // Broken reports whether the connection is of no further use.
 func (c *Client) Broken() bool { return c.broken || c.closed }

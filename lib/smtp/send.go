@@ -14,10 +14,19 @@ import (
 
 // Send transfers a message, pipelined where the server allows, and answers for
 // each recipient, in order.
+//
+// A transaction that an earlier Send left open is ended with RSET before.
 func (c *Client) Send(ctx context.Context, m *Message) []Answer {
 	t := &transfer{c: c, m: m, answers: make([]Answer, len(m.Recipients))}
 	defer c.watch(ctx)()
-	if err := t.run(ctx); err != nil {
+	var err error
+	if c.open {
+		err = c.Reset(ctx)
+	}
+	if err == nil {
+		err = t.run(ctx)
+	}
+	if err != nil {
 		for i := range t.answers {
 			if a := &t.answers[i]; a.Err == nil && a.Reply == "" {
 				a.Err = err
@@ -156,6 +165,7 @@ func (t *transfer) stepwise(ctx context.Context, mail string, chunking bool) err
 	if r.code/100 != 2 {
 		return c.fail(r, mailPhase)
 	}
+	c.open = true
 	for i := range t.m.Recipients {
 		r, err := c.step(ctx, c.o.RcptTimeout, fiveMinutes, t.rcptCommand(&t.m.Recipients[i]), sendingRcpt)
 		if err != nil {
@@ -224,6 +234,8 @@ func (t *transfer) pipelined(ctx context.Context, mail string, chunking bool) er
 			}
 			if r.code/100 != 2 {
 				refused = c.fail(r, mailPhase)
+			} else {
+				c.open = true
 			}
 		}
 		for ; read < sent; read++ {
@@ -364,6 +376,7 @@ func (t *transfer) finalReplies(ctx context.Context, phase string) error {
 			t.answers[i].Err = c.fail(r, phase)
 		}
 	}
+	c.open = false
 	return nil
 }
 

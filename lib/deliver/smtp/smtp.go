@@ -209,32 +209,45 @@ func (d *delivery) hop(ctx context.Context, hop string, lastHop bool) {
 // about, which counts against smtp_mx_session_limit.
 func (d *delivery) try(ctx context.Context, hop string, p place, final bool) bool {
 	start := time.Now()
-	s := d.cache.take(p)
-	if s == nil {
-		var err error
-		if s, err = d.open(ctx, hop, p); err != nil {
-			d.note(p, err)
-			return !errors.Is(err, errConnect)
-		}
-	} else {
+	for s := d.cache.take(p); s != nil; s = d.cache.take(p) {
 		s.used++
+		d.transfer(ctx, s, p, final, start)
+		broken := s.client.Broken()
+		d.part(ctx, s, p)
+		if len(d.left) == 0 || !broken || ctx.Err() != nil {
+			return true
+		}
+		// An old connection that failed says nothing about the place.
+	}
+	s, err := d.open(ctx, hop, p)
+	if err != nil {
+		d.note(p, err)
+		return !errors.Is(err, errConnect)
 	}
 	d.transfer(ctx, s, p, final, start)
-	if s.client.Broken() {
-		s.client.Close()
-	} else if !d.keep(s, p) {
-		s.quit()
-	}
+	d.part(ctx, s, p)
 	return true
 }
 
-func (d *delivery) keep(s *session, p place) bool {
-	if d.c.CacheTime <= 0 || !(d.r.More || d.c.CacheAll) || time.Since(s.began) > d.c.ReuseTime ||
-		d.c.ReuseCount > 0 && s.used >= d.c.ReuseCount {
-		return false
+// part takes leave of a session: it is kept for the next message, or ended.
+func (d *delivery) part(ctx context.Context, s *session, p place) {
+	if !s.client.Broken() && d.keep(s) {
+		// A transaction without recipients, say, is still open (RFC 5321, 4.1.4).
+		if !s.client.InTransaction() || s.client.Reset(ctx) == nil {
+			d.cache.put(p, s)
+			return
+		}
 	}
-	d.cache.put(p, s)
-	return true
+	if s.client.Broken() {
+		s.client.Close()
+	} else {
+		s.quit()
+	}
+}
+
+func (d *delivery) keep(s *session) bool {
+	return d.c.CacheTime > 0 && (d.r.More || d.c.CacheAll) && time.Since(s.began) <= d.c.ReuseTime &&
+		(d.c.ReuseCount == 0 || s.used < d.c.ReuseCount)
 }
 
 // errConnect marks that no connection came about.
@@ -429,8 +442,9 @@ func (d *delivery) login(ctx context.Context, s *session, hop string, p place) e
 	return nil
 }
 
-// transfer sends the message over s. On a place that is not the final one,
-// recipients with a temporary failure are left for the next.
+// transfer sends the message over s. On a place that is not the final one, or
+// when a kept connection turns out to be dead, recipients with a temporary
+// failure are left for the next.
 func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool, start time.Time) {
 	d.site = false
 	if d.r.SMTPUTF8 {
@@ -468,8 +482,8 @@ func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool
 		c.Close()
 	}
 	transmit := time.Since(sent)
-	if m.Probe && !s.client.Broken() {
-		_ = s.client.Reset(ctx)
+	if s.used > 1 && s.client.Broken() {
+		final = false
 	}
 
 	var again []int

@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -334,5 +335,118 @@ func TestProbe(t *testing.T) {
 	defer p.mu.Unlock()
 	if len(p.got) != 0 {
 		t.Errorf("delivered: %q", p.got)
+	}
+}
+
+// strict is a server without mercy for whoever gets the sequence wrong; it
+// refuses all recipients whose name begins with "late" for now. Each of its
+// sessions ends behind the given number of messages, without a word.
+func strict(t *testing.T, perSession int) *peer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{t: t, ln: ln, addr: ln.Addr().(*net.TCPAddr).AddrPort()}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.sessions++
+			p.mu.Unlock()
+			go p.strict(c, perSession)
+		}
+	}()
+	return p
+}
+
+func (p *peer) strict(c net.Conn, perSession int) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	say := func(s string) { io.WriteString(c, s+"\r\n") }
+	say("220 strict.test ESMTP")
+	open, rcpts, messages := false, 0, 0
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		verb := strings.ToUpper(line[:4])
+		switch {
+		case verb == "EHLO" || verb == "LHLO":
+			say("250-strict.test\r\n250 PIPELINING")
+		case verb == "RSET":
+			open, rcpts = false, 0
+			say("250 2.0.0 OK")
+		case verb == "QUIT":
+			say("221 2.0.0 Bye")
+			return
+		case verb == "MAIL" && messages == perSession:
+			return
+		case verb == "MAIL" && open:
+			say("503 5.5.0 MAIL already given")
+		case verb == "MAIL":
+			open, rcpts = true, 0
+			say("250 2.1.0 OK")
+		case verb == "RCPT" && strings.HasPrefix(line[9:], "late"):
+			say("451 4.2.0 later")
+		case verb == "RCPT":
+			rcpts++
+			say("250 2.1.5 OK")
+		case verb == "DATA" && rcpts == 0:
+			say("503 5.5.0 No valid recipients")
+		case verb == "DATA":
+			say("354 OK")
+			for line != ".\r\n" {
+				if line, err = r.ReadString('\n'); err != nil {
+					return
+				}
+			}
+			open = false
+			messages++
+			say("250 2.0.0 Saved")
+		default:
+			say("500 5.5.2 what?")
+		}
+	}
+}
+
+// TestRefusedThenReused: a transaction in which nobody was taken is ended before
+// the connection carries the next message, which would bounce otherwise.
+func TestRefusedThenReused(t *testing.T) {
+	p := strict(t, 100)
+	a := New(Config{Hostname: "us.test", CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
+	defer a.Close()
+	hop := fmt.Sprintf("[127.0.0.1]:%d", p.addr.Port())
+	for n, to := range []string{"late@x.test", "late@x.test", "good@x.test", "late@x.test", "good@x.test"} {
+		r := request(&lines{}, hop, "a@us.test", to)
+		r.More = true
+		res := a.Deliver(context.Background(), r)[0]
+		if good := to[0] == 'g'; good != (res.Err == nil) || dsn.Permanent(res.Err) {
+			t.Errorf("message %d to %s: %v", n, to, res.Err)
+		}
+	}
+	if p.sessions != 1 {
+		t.Errorf("%d sessions for 5 messages", p.sessions)
+	}
+}
+
+// TestDeadConnection: a kept connection that ends under us costs a new one, and
+// not a try.
+func TestDeadConnection(t *testing.T) {
+	p := strict(t, 1)
+	a := New(Config{Hostname: "us.test", CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
+	defer a.Close()
+	hop := fmt.Sprintf("[127.0.0.1]:%d", p.addr.Port())
+	for n := range 3 {
+		r := request(&lines{}, hop, "a@us.test", "good@x.test")
+		r.More = true
+		if res := a.Deliver(context.Background(), r)[0]; res.Err != nil {
+			t.Errorf("message %d: %v", n, res.Err)
+		}
 	}
 }
