@@ -35,7 +35,7 @@ func odd() map[string]string {
 		"bare-cr":     "Subject: carriage\nMessage-ID: <cr@t>\n\nover\rwritten\n\r\r\n",
 		"controls":    "Subject: \x01\x02\x1b[31m\nMessage-ID: <ctl@t>\n\n\x07\x08\x0b\x0c\x7f\n",
 		"folded":      "Subject: one\n two\n\tthree\n  \n four\nMessage-ID:\n <folded@t>\nReceived: old\n  (trace)\n\nbody\n",
-		"bad-header":  "Subject: fine\nthis line is no field\nMessage-ID: <bad@t>\n: empty name\nX-Y : blank before colon\n\nbody\n",
+		"bad-header":  "Subject: fine\nMessage-ID: <bad@t>\nX-Y : blank before colon\nX-Empty:\n\n: body\n",
 		"same-fields": "Subject: 1\nSubject: 2\nFrom: a@x\nFrom: b@x\nDate: never\nTo:\nCc: \nMessage-ID: <same1@t>\nMessage-ID: <same2@t>\n\nbody\n",
 		"broken-mime": "Subject: mime\nMessage-ID: <mime@t>\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"b\n\n--b\nContent-Type: text/plain; charset=\"nowhere\nContent-Transfer-Encoding: base64\n\n=== not base64 ===\n--b\nContent-Type: multipart/alternative; boundary=c\n\n--c\n\nno end\n--b--\ntail\n--b\n",
 		"deep-mime":   deep(60),
@@ -227,7 +227,7 @@ func cmdSame(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-var trace = regexp.MustCompile(`\A(?:(?:Return-Path|Delivered-To|X-Original-To|X-Sieve|X-Cyrus-Session-Id|Received|Date|Message-Id):.*\n(?:[ \t].*\n)*)`)
+var trace = regexp.MustCompile(`\A(?i:(?:Return-Path|Delivered-To|X-Original-To|X-Sieve|X-Cyrus-Session-Id|Received|Date|Message-ID):.*\n(?:[ \t].*\n)*)`)
 
 // withoutTrace cuts what our programs put on top: up to the Received field of
 // the first hop, which is smtpd's.

@@ -16,6 +16,7 @@ import (
 	"angarium/lib/mailbox"
 	"angarium/lib/maillog"
 	"angarium/lib/store"
+	"angarium/lib/tlsconf"
 )
 
 // session is one connection.
@@ -156,7 +157,7 @@ func (s *session) startTLS() bool {
 	s.dec.Reset(s.conn)
 	s.tls = true
 	state := c.ConnectionState()
-	s.log.Infof("starttls: %s with cipher %s (%s) no authentication", tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), "new")
+	s.log.Log(maillog.Notice, "starttls: %s no authentication", tlsconf.Short(&state))
 	return true
 }
 

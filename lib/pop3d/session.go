@@ -118,13 +118,7 @@ func (s *session) client(ctx context.Context) string {
 }
 
 func (s *session) logTLS(state tls.ConnectionState) {
-	kind := "new"
-	if state.DidResume {
-		kind = "reused"
-	}
-	cipher, bits := tlsconf.Cipher(state.CipherSuite)
-	s.log.Log(maillog.Notice, "starttls: %s with cipher %s (%d/%d bits %s) no authentication",
-		tlsconf.Protocol(&state), cipher, bits, bits, kind)
+	s.log.Log(maillog.Notice, "starttls: %s no authentication", tlsconf.Short(&state))
 }
 
 // command does one and reports whether the session goes on.

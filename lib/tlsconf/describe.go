@@ -127,3 +127,14 @@ func Cipher(id uint16) (name string, bits int) {
 	}
 	return strings.ReplaceAll(rest, "_", "-"), bits
 }
+
+// Short is what Cyrus logs of a session: "TLSv1.3 with cipher
+// TLS_AES_128_GCM_SHA256 (128/128 bits new)".
+func Short(state *tls.ConnectionState) string {
+	kind := "new"
+	if state.DidResume {
+		kind = "reused"
+	}
+	name, bits := Cipher(state.CipherSuite)
+	return fmt.Sprintf("%s with cipher %s (%d/%d bits %s)", Protocol(state), name, bits, bits, kind)
+}
