@@ -83,7 +83,7 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 	switch { // RFC 5322, 4.3
 	case d <= 2 && year < 50:
 		year += 2000
-	case d <= 3 && year < 1000:
+	case year < 1000: // "102" and "0102" are 2002, counted by programs of the last century
 		year += 1900
 	}
 	if year < 1900 || year > 9999 || hour > 24 || minute > 59 || second > 61 {

@@ -271,7 +271,7 @@ func (d *qpReader) decode(out []byte) []byte {
 	return out
 }
 
-// Matcher looks for a text without regard to case, as SEARCH does.
+// Matcher looks for a text without regard to case and line ends, as SEARCH does.
 type Matcher struct {
 	pattern []byte // folded UTF-8
 	ascii   bool
@@ -330,40 +330,28 @@ func (m *Matcher) MatchReader(r io.Reader) (bool, error) {
 	}
 }
 
-// fold appends text in a form in which case makes no difference.
+// fold appends text in a form in which neither case nor the kind and number of
+// blanks makes a difference, so that a phrase is found across the end of a line.
 func fold(out, text []byte) []byte {
-	at := len(out)
-	out = append(out, text...)
-	for i := at; i < len(out); i++ {
-		c := out[i]
-		if c >= utf8.RuneSelf {
-			return foldRunes(out[:i], text[i-at:])
-		}
-		if 'A' <= c && c <= 'Z' {
-			out[i] = c + ('a' - 'A')
-		}
-	}
-	return out
-}
-
-func foldRunes(out, text []byte) []byte {
-	for i := 0; i < len(text); {
+	for i := 0; i < len(text); i++ {
 		c := text[i]
-		if c < utf8.RuneSelf {
-			if 'A' <= c && c <= 'Z' {
-				c += 'a' - 'A'
+		switch {
+		case 'A' <= c && c <= 'Z':
+			c += 'a' - 'A'
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
+			if n := len(out); n > 0 && out[n-1] == ' ' {
+				continue
 			}
-			out = append(out, c)
-			i++
-			continue
+			c = ' '
+		case c >= utf8.RuneSelf:
+			r, n := utf8.DecodeRune(text[i:])
+			if r != utf8.RuneError || n > 1 {
+				out = utf8.AppendRune(out, unicode.ToLower(unicode.ToUpper(r)))
+				i += n - 1
+				continue
+			}
 		}
-		r, n := utf8.DecodeRune(text[i:])
-		if r == utf8.RuneError && n == 1 {
-			out = append(out, c)
-		} else {
-			out = utf8.AppendRune(out, unicode.ToLower(unicode.ToUpper(r)))
-		}
-		i += n
+		out = append(out, c)
 	}
 	return out
 }

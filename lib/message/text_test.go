@@ -62,6 +62,7 @@ func TestMatcher(t *testing.T) {
 		header, body bool
 	}{
 		{"CAFÉ AU LAIT", false, true},
+		{"lait привет", false, false},
 		{"привет", false, true},
 		{"hidden", false, false},
 		{"preamble", false, false},
