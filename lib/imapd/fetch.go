@@ -62,7 +62,13 @@ func (j *fetchJob) modifiers() {
 func (s *session) fetch(uid bool) {
 	start := time.Now()
 	s.dec.SP()
-	which := s.messageSet(uid)
+	var uids imap.UIDSet
+	which := func() []span { return s.uidSpans(uids) }
+	if uid {
+		uids = s.dec.UIDSet()
+	} else {
+		which = s.messageSet(false)
+	}
 	s.dec.SP()
 	j := &fetchJob{session: s, uid: uid, items: s.dec.FetchItems()}
 	j.modifiers()
@@ -76,7 +82,8 @@ func (s *session) fetch(uid bool) {
 		s.Raw("* OK [HIGHESTMODSEQ ").Number(uint64(s.box.view.Status().HighestModSeq)).Raw("] CONDSTORE enabled by MODSEQ fetch\r\n")
 	}
 	if j.vanished {
-		s.vanishedEarlier(j.since, s.vanishable(spans))
+		next := max(s.box.view.Status().UIDNext, 2)
+		s.vanishedEarlier(j.since, uidSet(uids.Normal(imap.UID(next-1))))
 	}
 	if err := j.setSeen(spans); err != nil {
 		s.fail(err)
@@ -93,11 +100,6 @@ func (s *session) fetch(uid bool) {
 	default:
 		s.OK("Completed" + took)
 	}
-}
-
-// vanishable is the range of UIDs that a FETCH asked for, whether they exist or not.
-func (s *session) vanishable(spans []span) store.UIDSet {
-	return store.UIDSet{{Lo: 1, Hi: max(s.box.view.Status().UIDNext, 2) - 1}}
 }
 
 // prepare finds out what the items need.

@@ -593,12 +593,11 @@ func (s *session) resolveUIDs(set imap.UIDSet) store.UIDSet {
 	return out
 }
 
-// numSet is what FETCH, STORE, COPY, MOVE and SEARCH are told of: positions in
-// the view.
+// span is some positions of the view.
 type span struct{ from, to int } // [from, to)
 
-// messages reads a sequence set, or a set of UIDs, and finds the messages.
-// Numbers that do not exist are passed over, as in Cyrus.
+// messageSet reads a sequence set, or a set of UIDs; what it returns finds the
+// messages. Numbers that do not exist are passed over, as in Cyrus.
 func (s *session) messageSet(uid bool) func() []span {
 	if uid {
 		set := s.dec.UIDSet()

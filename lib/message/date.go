@@ -7,32 +7,13 @@ import "time"
 // seconds, zone names, comments. zone is in seconds east of UTC.
 func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 	s := scanner{value}
-	word := func() []byte {
-		s.blanks()
-		i := 0
-		for i < len(s.b) && (s.b[i]|32 >= 'a' && s.b[i]|32 <= 'z') {
-			i++
-		}
-		w := s.b[:i]
-		s.b = s.b[i:]
-		return w
-	}
-	number := func() (n, digits int) {
-		s.blanks()
-		for len(s.b) > 0 && '0' <= s.b[0] && s.b[0] <= '9' && digits < 6 {
-			n = n*10 + int(s.b[0]-'0')
-			digits++
-			s.b = s.b[1:]
-		}
-		return n, digits
-	}
-	month := monthOf(word()) // "Nov 3, 2001" and asctime's form begin with it
+	month := monthOf(s.word()) // "Nov 3, 2001" and asctime's form begin with it
 	s.blanks()
 	s.take(',')
 	if month == 0 {
-		month = monthOf(word())
+		month = monthOf(s.word())
 	}
-	day, d := number()
+	day, d := s.number()
 	if d == 0 || day < 1 || day > 31 {
 		return 0, 0, false
 	}
@@ -41,7 +22,7 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 		s.blanks()
 	}
 	if month == 0 {
-		month = monthOf(word())
+		month = monthOf(s.word())
 	}
 	if month == 0 {
 		return 0, 0, false
@@ -50,7 +31,7 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 	for s.take('-') || s.take(',') || s.take('.') {
 		s.blanks()
 	}
-	year, d := number()
+	year, d := s.number()
 	s.blanks()
 	hour, minute, second := 0, 0, 0
 	asctime := s.take(':') // it has the time before the year: this was the hour
@@ -61,7 +42,7 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 			return 0, 0, false
 		}
 		s.take(',')
-		hour, d = number()
+		hour, d = s.number()
 		s.blanks()
 		if d == 0 {
 			hour = 0
@@ -69,14 +50,14 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 			return 0, 0, false
 		}
 	}
-	minute, _ = number()
+	minute, _ = s.number()
 	s.blanks()
 	if s.take(':') || s.take('.') {
-		second, _ = number()
+		second, _ = s.number()
 	}
 	zone = parseZone(&s)
 	if asctime {
-		if year, d = number(); d == 0 {
+		if year, d = s.number(); d == 0 {
 			return 0, 0, false
 		}
 	}
@@ -91,6 +72,29 @@ func ParseDate(value []byte) (sent int64, zone int32, ok bool) {
 	}
 	t := time.Date(year, month, day, hour, minute, second, 0, time.UTC)
 	return t.Unix() - int64(zone), zone, true
+}
+
+// word reads letters.
+func (s *scanner) word() []byte {
+	s.blanks()
+	i := 0
+	for i < len(s.b) && (s.b[i]|32 >= 'a' && s.b[i]|32 <= 'z') {
+		i++
+	}
+	w := s.b[:i]
+	s.b = s.b[i:]
+	return w
+}
+
+// number reads up to six digits.
+func (s *scanner) number() (n, digits int) {
+	s.blanks()
+	for len(s.b) > 0 && '0' <= s.b[0] && s.b[0] <= '9' && digits < 6 {
+		n = n*10 + int(s.b[0]-'0')
+		digits++
+		s.b = s.b[1:]
+	}
+	return n, digits
 }
 
 func monthOf(w []byte) time.Month {
@@ -117,12 +121,7 @@ func parseZone(s *scanner) int32 {
 	case s.take('-'):
 		sign = -1
 	default:
-		i := 0
-		for i < len(s.b) && (s.b[i]|32 >= 'a' && s.b[i]|32 <= 'z') {
-			i++
-		}
-		name := s.b[:i]
-		s.b = s.b[i:]
+		name := s.word()
 		if len(name) != 3 || name[2]|32 != 't' {
 			return 0
 		}

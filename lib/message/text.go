@@ -43,14 +43,13 @@ func Charset(name string) (e encoding.Encoding, ok bool) {
 // decodeCharset turns octets of a charset into UTF-8. What is in no known
 // charset, and is not UTF-8, is taken for Windows-1252, as web browsers do.
 func decodeCharset(name string, b []byte) []byte {
-	e, ok := Charset(name)
+	e, _ := Charset(name)
 	if e == nil {
 		if utf8.Valid(b) {
 			return b
 		}
 		e = charmap.Windows1252
 	}
-	_ = ok
 	out, err := e.NewDecoder().Bytes(b)
 	if err != nil {
 		return b
@@ -120,7 +119,7 @@ func decodeQ(text []byte) []byte {
 		switch c := text[i]; {
 		case c == '_':
 			out = append(out, ' ')
-		case c == '=' && i+2 < len(text)+0 && unhex(text[i+1]) < 16 && unhex(text[i+2]) < 16:
+		case c == '=' && i+2 < len(text) && unhex(text[i+1]) < 16 && unhex(text[i+2]) < 16:
 			out = append(out, unhex(text[i+1])<<4|unhex(text[i+2]))
 			i += 2
 		default:
