@@ -85,6 +85,10 @@ func (l *mailboxList) open(ctx context.Context) (*database, error) {
 	return db, nil
 }
 
+func listDSN(path string) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=busy_timeout(30000)&_pragma=synchronous(FULL)&_txlock=immediate"
+}
+
 // reopen opens the database, or makes it, one process after the other.
 func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
 	lock, err := openat(unix.AT_FDCWD, l.path+".lock", unix.O_RDWR|unix.O_CREAT, 0o600)
@@ -100,9 +104,7 @@ func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
 		_ = os.Remove(l.path + "-wal")
 		_ = os.Remove(l.path + "-shm")
 	}
-	dsn := "file:" + (&url.URL{Path: l.path}).EscapedPath() +
-		"?_pragma=busy_timeout(30000)&_pragma=synchronous(FULL)&_txlock=immediate"
-	conn, err := sql.Open("sqlite", dsn)
+	conn, err := sql.Open("sqlite", listDSN(l.path))
 	if err != nil {
 		return nil, err
 	}
