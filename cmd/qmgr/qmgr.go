@@ -127,10 +127,7 @@ func (d *daemon) expander(router *route.Router) (*local.Expander, error) {
 		},
 	}
 	for _, spec := range d.conf.List("alias_maps") {
-		t, err := maps.Open(spec, maps.Options{Warn: d.log.Warnf})
-		if err != nil {
-			return nil, err
-		}
+		t := maps.OpenAny(spec, maps.Options{Warn: d.log.Warnf})
 		c.Aliases = append(c.Aliases, local.Alias{Table: t, Name: spec, Owner: "root"})
 	}
 	users, err := maps.Open("unix:passwd.byname", maps.Options{Warn: d.log.Warnf})

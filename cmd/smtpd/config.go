@@ -40,7 +40,7 @@ func (r *reader) fail(err error) {
 }
 
 func (r *reader) open(spec string) (access.Table, error) {
-	return maps.Open(spec, maps.Options{Warn: r.log.Warnf})
+	return maps.OpenAny(spec, maps.Options{Warn: r.log.Warnf}), nil
 }
 
 func (r *reader) parents(name string) bool {

@@ -171,6 +171,32 @@ func OpenList(specs []string, o Options) (Table, error) {
 // Failing is a table that can't be asked, for err's reason.
 func Failing(err error) Table { return failing{err} }
 
+// OpenAny is Open for daemons: a table that can't be had, for instance since we
+// do not know its type, is one whose every look-up fails, with a warning now. It
+// costs those a delay whose mail needs it, and not the service.
+func OpenAny(spec string, o Options) Table {
+	t, err := Open(spec, o)
+	if err == nil {
+		return t
+	}
+	if o.Warn != nil {
+		o.Warn("%s is unavailable. %v", spec, err)
+	}
+	return Failing(fmt.Errorf("%s is unavailable. %w", spec, err))
+}
+
+// OpenListAny is OpenList of OpenAny.
+func OpenListAny(specs []string, o Options) Table {
+	if len(specs) == 1 {
+		return OpenAny(specs[0], o)
+	}
+	l := make(list, len(specs))
+	for i, spec := range specs {
+		l[i] = OpenAny(spec, o)
+	}
+	return l
+}
+
 type list []Table
 
 func (l list) Lookup(ctx context.Context, key string) (string, bool, error) {

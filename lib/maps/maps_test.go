@@ -200,3 +200,25 @@ func FuzzReadNetstring(f *testing.F) {
 		}
 	})
 }
+
+// TestOpenAny: a table of a type that nobody knows costs its look-ups, and not
+// the daemon that names it.
+func TestOpenAny(t *testing.T) {
+	for _, spec := range []string{"nis:mail.aliases", "plainname", "socketmap:bad", "inline:bad"} {
+		var warned string
+		tab := OpenListAny([]string{spec}, Options{Warn: func(f string, a ...any) { warned = fmt.Sprintf(f, a...) }})
+		if _, ok, err := tab.Lookup(context.Background(), "bob"); ok || err == nil {
+			t.Errorf("%s: found %v, %v", spec, ok, err)
+		}
+		if !strings.HasPrefix(warned, spec+" is unavailable. ") {
+			t.Errorf("%s: warned %q", spec, warned)
+		}
+	}
+	both := OpenListAny([]string{"inline:{bob=here}", "nis:x"}, Options{})
+	if v, ok, err := both.Lookup(context.Background(), "bob"); v != "here" || !ok || err != nil {
+		t.Errorf("first table: %q %v %v", v, ok, err)
+	}
+	if _, ok, err := both.Lookup(context.Background(), "amy"); ok || err == nil {
+		t.Errorf("second table: %v %v", ok, err)
+	}
+}

@@ -18,6 +18,7 @@ import (
 )
 
 // Table opens the tables that a parameter lists, as one; nil if there are none.
+// One that can't be opened fails when it is asked.
 func Table(conf *maincf.Config, name string, log *maillog.Logger) (maps.Table, error) {
 	return open(conf.List(name), log)
 }
@@ -26,7 +27,7 @@ func open(specs []string, log *maillog.Logger) (maps.Table, error) {
 	if len(specs) == 0 {
 		return nil, nil
 	}
-	return maps.OpenList(specs, maps.Options{Warn: log.Warnf})
+	return maps.OpenListAny(specs, maps.Options{Warn: log.Warnf}), nil
 }
 
 // table keeps a nil out of interfaces.
@@ -43,7 +44,7 @@ func table[T any](conf *maincf.Config, name string, log *maillog.Logger, set fun
 func Domains(conf *maincf.Config, name string, log *maillog.Logger) (*route.List, error) {
 	old := slices.Contains(conf.List("parent_domain_matches_subdomains"), name)
 	return route.ParseList(conf.List(name), old, func(spec string) (route.Table, error) {
-		return maps.Open(spec, maps.Options{Warn: log.Warnf})
+		return maps.OpenAny(spec, maps.Options{Warn: log.Warnf}), nil
 	})
 }
 
