@@ -124,6 +124,8 @@ func Open(spec string, o Options) (Table, error) {
 	case "static":
 		t, err = newStatic(name)
 		return t, err
+	case "nis":
+		t, err = newNIS(o)
 	case "internal":
 		t = memory{}
 	case "fail":

@@ -204,7 +204,7 @@ func FuzzReadNetstring(f *testing.F) {
 // TestOpenAny: a table of a type that nobody knows costs its look-ups, and not
 // the daemon that names it.
 func TestOpenAny(t *testing.T) {
-	for _, spec := range []string{"nis:mail.aliases", "plainname", "socketmap:bad", "inline:bad"} {
+	for _, spec := range []string{"nosuch:mail.aliases", "plainname", "socketmap:bad", "inline:bad"} {
 		var warned string
 		tab := OpenListAny([]string{spec}, Options{Warn: func(f string, a ...any) { warned = fmt.Sprintf(f, a...) }})
 		if _, ok, err := tab.Lookup(context.Background(), "bob"); ok || err == nil {
@@ -214,7 +214,7 @@ func TestOpenAny(t *testing.T) {
 			t.Errorf("%s: warned %q", spec, warned)
 		}
 	}
-	both := OpenListAny([]string{"inline:{bob=here}", "nis:x"}, Options{})
+	both := OpenListAny([]string{"inline:{bob=here}", "nosuch:x"}, Options{})
 	if v, ok, err := both.Lookup(context.Background(), "bob"); v != "here" || !ok || err != nil {
 		t.Errorf("first table: %q %v %v", v, ok, err)
 	}

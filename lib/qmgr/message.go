@@ -236,8 +236,9 @@ func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Resu
 	}
 	steps, err := m.c.Local.Expand(ctx, p.g.env.Sender, *r, func(a address.Address) bool { return p.g.loop.has(p.f, a) })
 	if err != nil {
-		m.c.Log.Warnf("%s: %v", p.g.id, err)
-		p.put(item{Recipient: *r}, "retry", "4.3.0 "+err.Error())
+		e := dsn.From(err, "local recipient lookup failure")
+		m.c.Log.Warnf("%s: %s: %v", p.g.id, e.Text, or(e.Err, err))
+		p.entries = append(p.entries, &entry{g: p.g, items: []item{{Recipient: *r}}, fixed: e, tag: m.tagOf(res.Transport)})
 		return
 	}
 	if len(steps) == 0 {

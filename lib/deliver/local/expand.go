@@ -204,7 +204,7 @@ func (e *expansion) alias(ctx context.Context, r agent.Recipient, name, ext stri
 		t := &e.c.Aliases[i]
 		value, ok, err := t.Lookup(ctx, name)
 		if err != nil {
-			return false, fmt.Errorf("alias database unavailable: %s: %w", t.Name, err)
+			return false, aliasesUnavailable(t.Name, err)
 		}
 		if !ok {
 			continue
@@ -235,7 +235,7 @@ func (e *expansion) owner(ctx context.Context, name string) (address.Address, bo
 	for i := range e.c.Aliases {
 		value, ok, err := e.c.Aliases[i].Lookup(ctx, "owner-"+name)
 		if err != nil {
-			return address.Address{}, false, fmt.Errorf("alias database unavailable: %s: %w", e.c.Aliases[i].Name, err)
+			return address.Address{}, false, aliasesUnavailable(e.c.Aliases[i].Name, err)
 		}
 		if !ok {
 			continue
@@ -489,4 +489,9 @@ func expandVars(s string, vars map[string]string) string {
 		}
 	}
 	return b.String()
+}
+
+// aliasesUnavailable defers: whether there is an alias is not known.
+func aliasesUnavailable(name string, err error) error {
+	return &dsn.Error{Code: [3]int{4, 3, 0}, Text: "alias database unavailable", Err: fmt.Errorf("%s: %w", name, err)}
 }
