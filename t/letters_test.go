@@ -66,6 +66,9 @@ func cmdLetters(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o755))
 	for name, text := range odd() {
+		if text[0] != '\n' && !strings.Contains(text, "\nDate:") { // Cyrus would add one
+			text = "From: a@client.test\nDate: Fri, 28 Aug 2009 09:00:00 +0000\n" + text
+		}
 		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	if corpus := ts.Getenv("CORPUS"); corpus != "" {

@@ -89,6 +89,7 @@ mboxname_lockpath: %[1]s/lock
 cyrus_user: %[2]s
 admins: cyrus
 allowplaintext: yes
+munge8bit: no
 sasl_pwcheck_method: auxprop
 sasl_auxprop_plugin: sasldb
 sasl_sasldb_path: %[1]s/sasldb2

@@ -104,9 +104,19 @@ type reply struct {
 	status [3]int   // RFC 3463, if it has one
 }
 
-// String is the reply in one line: "250 2.0.0 Ok: queued as 4F1A23C0".
+// String is the reply in one line, each of its lines with the code, as smtp(8)
+// logs it: "550-no such mailbox 550 5.1.1 User unknown".
 func (r *reply) String() string {
-	return strconv.Itoa(r.code) + " " + strings.Join(r.lines, " ")
+	code := strconv.Itoa(r.code)
+	var b strings.Builder
+	for i, line := range r.lines {
+		if i < len(r.lines)-1 {
+			b.WriteString(code + "-" + line + " ")
+		} else {
+			b.WriteString(code + " " + line)
+		}
+	}
+	return b.String()
 }
 
 // fail makes the reply an error.
