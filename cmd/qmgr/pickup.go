@@ -15,9 +15,26 @@ import (
 	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/cleanup"
+	"angarium/lib/conf/mailconf"
 	"angarium/lib/dsn"
 	"angarium/lib/queue"
+	"angarium/lib/service"
 )
+
+// pickupCleanup reads the settings of the pickup line.
+func (d *daemon) pickupCleanup(env *service.Env, c cleanup.Config) {
+	conf := d.conf
+	for _, s := range env.Services {
+		if s.Command == "pickup" {
+			conf = s.Conf
+		}
+	}
+	d.filter, d.posted = conf.String("content_filter"), d.cleanup
+	if has(conf.List("receive_override_options"), "no_address_mappings") {
+		mailconf.NoMappings(&c)
+		d.posted = cleanup.New(c, d.queue)
+	}
+}
 
 // pickup takes a file from maildrop, as postdrop left it, through cleanup into
 // the queue. Who wrote it is the file's owner, whatever stands inside.
@@ -78,7 +95,8 @@ func (p *submission) take(ctx context.Context, at time.Time) error {
 	if err := p.envelope(); err != nil {
 		return err
 	}
-	draft, err := p.d.begin(ctx, p.env, fmt.Sprintf(", from userid %d", p.uid))
+	p.env.Filter = p.d.filter
+	draft, err := p.d.beginWith(ctx, p.d.posted, p.env, fmt.Sprintf(", from userid %d", p.uid))
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,8 @@ type daemon struct {
 	log     *maillog.Logger
 	queue   *queue.Queue
 	cleanup *cleanup.Cleanup
+	posted  *cleanup.Cleanup // for what people on this machine post
+	filter  string           // content_filter of that
 	m       *qmgr.Manager
 	agents  []io.Closer
 	file    *os.File // pid/unix.qmgr
@@ -72,6 +74,7 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	}
 	cc.Notify = func(id string) { d.m.Notice(id) } // no way over a socket to ourselves
 	d.cleanup = cleanup.New(cc, q)
+	d.pickupCleanup(env, cc)
 	expander, err := d.expander(router)
 	if err != nil {
 		return nil, err
@@ -87,6 +90,7 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 		QueueRunDelay: d.conf.Duration("queue_run_delay"), MinBackoff: d.conf.Duration("minimal_backoff_time"),
 		MaxBackoff: d.conf.Duration("maximal_backoff_time"), Lifetime: d.conf.Duration("maximal_queue_lifetime"),
 		BounceLifetime: d.conf.Duration("bounce_queue_lifetime"), DeferTransport: map[string]bool{},
+		Rewrite: router.Rewrite, SoftBounce: d.conf.Bool("soft_bounce"), FilterNextHop: d.conf.String("default_filter_nexthop"),
 	}
 	for _, name := range d.conf.List("defer_transports") {
 		conf.DeferTransport[name] = true
@@ -182,7 +186,11 @@ func (d *daemon) forward(ctx context.Context, m *queue.Message, sender, via addr
 
 // begin starts a letter of ours with its Received: line.
 func (d *daemon) begin(ctx context.Context, e cleanup.Envelope, from string) (*cleanup.Draft, error) {
-	draft, err := d.cleanup.Begin(ctx, e)
+	return d.beginWith(ctx, d.cleanup, e, from)
+}
+
+func (d *daemon) beginWith(ctx context.Context, c *cleanup.Cleanup, e cleanup.Envelope, from string) (*cleanup.Draft, error) {
+	draft, err := c.Begin(ctx, e)
 	if err != nil {
 		return nil, err
 	}

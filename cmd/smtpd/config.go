@@ -82,7 +82,7 @@ func config(conf *maincf.Config, log *maillog.Logger, open func(string) (*os.Fil
 	c := &smtpd.Config{
 		Server: r.server(open), Banner: conf.String("smtpd_banner"), MyName: conf.String("myhostname"), Mail: conf.String("mail_name"),
 		DelayReject: conf.Bool("smtpd_delay_reject"), RelayFirst: conf.Bool("smtpd_relay_before_recipient_restrictions"),
-		CheckRecipient: conf.Bool("smtpd_reject_unlisted_recipient"), CheckSender: conf.Bool("smtpd_reject_unlisted_sender"),
+		CheckRecipient: conf.Bool("smtpd_reject_unlisted_recipient") && !slices.Contains(overrides(conf), "no_unknown_recipient_checks"), CheckSender: conf.Bool("smtpd_reject_unlisted_sender"),
 		TLSLog: conf.Int("smtpd_tls_loglevel"), TLSReceived: conf.Bool("smtpd_tls_received_header"),
 		XClient: r.hosts("smtpd_authorized_xclient_hosts"), XForward: r.hosts("smtpd_authorized_xforward_hosts"),
 		Limit: smtpd.LimitConfig{
@@ -110,6 +110,10 @@ func config(conf *maincf.Config, log *maillog.Logger, open func(string) (*os.Fil
 	}
 	return c, r.err
 }
+
+// overrides are the receive_override_options of a line that takes mail back from
+// a content filter.
+func overrides(conf *maincf.Config) []string { return lower(conf.List("receive_override_options")) }
 
 // server are the settings of the protocol engine.
 func (r *reader) server(open func(string) (*os.File, error)) *smtp.Server {

@@ -59,7 +59,10 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.Cleaner = cleaner{cleanup.New(cc, q)}
+		if slices.Contains(overrides(s.Conf), "no_address_mappings") {
+			mailconf.NoMappings(&cc)
+		}
+		c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
 		c.Service, c.Limits = s.Name, limits
 		if s.Conf.Bool("smtpd_peername_lookup") {
 			c.Resolver = names
@@ -142,7 +145,10 @@ func (l lookups) Block(ctx context.Context, query string) ([]netip.Addr, string,
 }
 
 // cleaner makes lib/cleanup a smtpd.Cleaner.
-type cleaner struct{ c *cleanup.Cleanup }
+type cleaner struct {
+	c      *cleanup.Cleanup
+	filter string // content_filter
+}
 
 func (c cleaner) Space(size int64) error { return c.c.Space(size) }
 
@@ -150,7 +156,7 @@ func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, err
 	env := cleanup.Envelope{Local: e.Local, Size: e.Size, Log: e.Log}
 	env.Arrival, env.Sender, env.EnvID, env.Ret, env.Encoding = e.Arrival, e.Sender, e.EnvID, e.Ret, e.Encoding
 	env.Client, env.Reverse, env.Server, env.SrvPort = e.Client, e.Reverse, e.Server, e.SrvPort
-	env.LogIdent = e.Ident
+	env.LogIdent, env.Filter = e.Ident, c.filter
 	if e.SMTPUTF8 {
 		env.SendOpts = queue.UTF8Requested
 	}

@@ -246,8 +246,8 @@ func (d *Draft) Hold() { d.hold = true }
 // Attr adds a named attribute to the envelope, before the first Write.
 func (d *Draft) Attr(name, value string) error { return d.q.Attr(name, value) }
 
-// Record adds a record to the envelope, before the first Write: a content filter
-// or a redirection that an access table asked for.
+// Record adds a record to the envelope: a content filter or a redirection that an
+// access table asked for. Of several of a kind the last one counts.
 func (d *Draft) Record(t queue.Type, value string) error { return d.q.Record(t, []byte(value)) }
 
 // failed classifies what the queue said, and keeps it for Commit.

@@ -158,6 +158,9 @@ func (g *message) read(ctx context.Context) {
 	if err != nil {
 		g.trouble(err)
 	}
+	if g.env.Redirect != "" && len(list) > 0 {
+		list, next = g.redirect(list), -1
+	}
 	plan := planner{g: g, f: f}
 	for i := range list {
 		plan.add(ctx, &list[i])
@@ -173,6 +176,20 @@ func (g *message) read(ctx context.Context) {
 		g.m.enqueue(e)
 	}
 	g.m.dispatch()
+}
+
+// redirect turns the first recipient into the one to whom REDIRECT of access(5)
+// sends the whole message; the others get nothing.
+func (g *message) redirect(list []agent.Recipient) []agent.Recipient {
+	r := &list[0]
+	if r.Original.IsNull() {
+		r.Original = r.Address
+	}
+	r.Address = address.Parse(g.env.Redirect)
+	if g.m.c.Rewrite != nil {
+		r.Address = g.m.c.Rewrite(r.Address)
+	}
+	return list[:1]
 }
 
 // trouble is a queue file that can't be read: the message waits. One that is
@@ -201,6 +218,10 @@ func (p *planner) add(ctx context.Context, r *agent.Recipient) {
 		p.g.settle(ctx, p.f, item{Recipient: *r}, agent.Result{Relay: "none", Text: "undeliverable postmaster notification discarded"}, "qmgr", m.c.Now(), false)
 		return
 	}
+	if p.g.env.Filter != "" && p.g.env.Redirect == "" && !p.g.verify() {
+		p.filter(item{Recipient: *r})
+		return
+	}
 	res, err := m.c.Resolver.Resolve(ctx, p.g.env.Sender, r.Address)
 	switch {
 	case err != nil:
@@ -217,6 +238,16 @@ func (p *planner) add(ctx context.Context, r *agent.Recipient) {
 		return
 	}
 	p.put(item{Recipient: *r}, res.Transport, res.NextHop)
+}
+
+// filter sends a recipient to the content filter of the message, whatever its
+// address says.
+func (p *planner) filter(it item) {
+	transport, hop := cutHop(p.g.env.Filter)
+	if hop == "" {
+		hop = or(p.g.m.c.FilterNextHop, it.Address.Domain)
+	}
+	p.put(it, transport, hop)
 }
 
 // keepOriginal remembers what the recipient was called before it got its new

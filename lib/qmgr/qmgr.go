@@ -86,6 +86,9 @@ type Config struct {
 	Lifetime       time.Duration // maximal_queue_lifetime; 0: 5 d
 	BounceLifetime time.Duration // bounce_queue_lifetime; 0: 5 d
 	DeferTransport map[string]bool
+	Rewrite        func(address.Address) address.Address // completes the address of REDIRECT; may be nil
+	SoftBounce     bool                                  // soft_bounce: what would go back stays
+	FilterNextHop  string                                // default_filter_nexthop
 
 	// Resolve at once: how many goroutines read and route messages; 0: 4.
 	Feeders int

@@ -476,3 +476,73 @@ func TestAppendDelay(t *testing.T) {
 		}
 	}
 }
+
+// TestEnvelopeActions: what access tables and content_filter wrote into the
+// queue file is done, wherever in the file it stands.
+func TestEnvelopeActions(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		e       queue.Envelope
+		late    queue.Type // a record behind the content
+		value   string
+		nexthop string
+		want    string
+	}{
+		{name: "filter", e: queue.Envelope{Filter: "lmtp:[127.0.0.1]:10026"}, want: "b@far.test via lmtp:[127.0.0.1]:10026; c@here.test via lmtp:[127.0.0.1]:10026"},
+		{name: "filter without a next hop", e: queue.Envelope{Filter: "lmtp:"}, want: "b@far.test via lmtp:far.test; c@here.test via lmtp:here.test"},
+		{name: "default_filter_nexthop", e: queue.Envelope{Filter: "lmtp"}, nexthop: "scan.test", want: "b@far.test via lmtp:scan.test; c@here.test via lmtp:scan.test"},
+		{name: "redirect", e: queue.Envelope{Redirect: "r@other.test", Filter: "lmtp:x"}, want: "r@other.test via smtp:other.test"},
+		{name: "late redirect", late: queue.TypeRedirect, value: "r@other.test", want: "r@other.test via smtp:other.test"},
+		{name: "the last filter counts", e: queue.Envelope{Filter: "lmtp:one"}, late: queue.TypeFilter, value: "lmtp:two", want: "b@far.test via lmtp:two; c@here.test via lmtp:two"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHouse(t)
+			h.conf.FilterNextHop = c.nexthop
+			h.start()
+			c.e.Arrival, c.e.Sender = h.clock(), address.Parse("a@x.test")
+			d, err := h.q.Create(context.Background(), c.e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range []string{"b@far.test", "c@here.test"} {
+				if err := d.Recipient(agent.Recipient{Address: address.Parse(a)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			io.WriteString(d, "Subject: hello\n\nbody\n")
+			if c.late != 0 {
+				if err := d.Record(c.late, []byte(c.value)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := d.Commit(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			h.m.Notice(d.ID())
+			h.wait(d.ID() + ": removed")
+			slices.Sort(h.got)
+			if got := strings.Join(h.got, "; "); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestSoftBounce: with soft_bounce what would go back to the sender waits.
+func TestSoftBounce(t *testing.T) {
+	h := newHouse(t)
+	h.conf.SoftBounce = true
+	h.agent = func(r *agent.Request) []agent.Result {
+		return results(r, agent.Result{Err: dsn.New(550, "5.1.1", "no such user"), Relay: "mx[192.0.2.1]:25"})
+	}
+	h.start()
+	id := h.post("a@x.test", "b@far.test")
+	h.m.Notice(id)
+	h.wait("dsn=4.1.1, status=SOFTBOUNCE (no such user)")
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && h.where(id) != "deferred"; {
+		time.Sleep(time.Millisecond)
+	}
+	if h.where(id) != "deferred" {
+		t.Errorf("is in %q", h.where(id))
+	}
+}

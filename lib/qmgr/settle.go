@@ -59,6 +59,12 @@ func (s *settlement) settle(ctx context.Context, it item, res agent.Result) {
 		s.onward(it, res)
 		return
 	}
+	soft := g.m.c.SoftBounce && !g.verify() && dsn.Permanent(res.Err)
+	if soft {
+		d := *dsn.From(res.Err, "internal error")
+		d.Code[0] = 4
+		res.Err = &d
+	}
 	e := logEntry(it.Recipient, res)
 	status := "sent"
 	switch {
@@ -77,7 +83,11 @@ func (s *settlement) settle(ctx context.Context, it item, res agent.Result) {
 	if res.Err != nil {
 		text = e.Reason
 	}
-	s.line(it.Recipient, res, e.Status, status, text)
+	shown := status
+	if soft {
+		shown = "SOFTBOUNCE"
+	}
+	s.line(it.Recipient, res, e.Status, shown, text)
 	if cause := errors.Unwrap(res.Err); cause != nil && status == "deferred" && e.Reason == "internal error" {
 		g.m.c.Log.Warnf("%s: %v", g.id, cause)
 	}

@@ -33,16 +33,17 @@ type Draft struct {
 	mode os.FileMode
 	raw  bool // the caller makes all records
 
-	buf     *[]byte
-	flushed int64 // octets of the file that are written
-	sizes   sizes
-	line    []byte // an incomplete line
-	section section
-	extra   []Attr            // to stand behind the content
-	late    []agent.Recipient // and behind those
-	wrote   int64             // octets of content
-	cont    bool              // the last record goes on in the next one
-	err     error
+	buf          *[]byte
+	flushed      int64 // octets of the file that are written
+	sizes        sizes
+	line         []byte // an incomplete line
+	section      section
+	extra        []Attr            // to stand behind the content
+	extraRecords []byte            // records behind the content
+	late         []agent.Recipient // and behind those
+	wrote        int64             // octets of content
+	cont         bool              // the last record goes on in the next one
+	err          error
 }
 
 type section int
@@ -187,10 +188,15 @@ func (d *Draft) SetSendOpts(o SendOpts) { d.sizes.opts = o }
 // SendOpts is what Create or SetSendOpts said.
 func (d *Draft) SendOpts() SendOpts { return d.sizes.opts }
 
-// Record appends a record as it is, for files of CreateRaw.
+// Record appends a record as it is. Behind the content, unless the file is one of
+// CreateRaw, it is kept until Commit.
 func (d *Draft) Record(t Type, data []byte) error {
 	if d.err != nil {
 		return d.err
+	}
+	if !d.raw && d.section != inEnvelope {
+		d.extraRecords = AppendRecord(d.extraRecords, t, string(data))
+		return nil
 	}
 	b := append(*d.buf, byte(t))
 	n := len(data)
@@ -306,6 +312,7 @@ func (d *Draft) finish() error {
 	for _, a := range d.extra {
 		*d.buf = appendAttr(*d.buf, a.Name, a.Value)
 	}
+	*d.buf = append(*d.buf, d.extraRecords...)
 	for _, r := range d.late {
 		d.appendRecipient(r)
 		if err := d.room(); err != nil {

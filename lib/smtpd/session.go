@@ -52,7 +52,6 @@ type session struct {
 	filter  string
 	redir   string
 	bcc     []string
-	applied bool // effects are part of the letter
 }
 
 // ClientName is who a refused client is told to be.
@@ -326,10 +325,6 @@ func (s *session) apply(ctx context.Context) error {
 		}
 	}
 	s.bcc = nil
-	if s.applied {
-		return nil
-	}
-	s.applied = true
 	if s.filter != "" {
 		if err := s.letter.Filter(s.filter); err != nil {
 			return err
@@ -340,6 +335,7 @@ func (s *session) apply(ctx context.Context) error {
 			return err
 		}
 	}
+	s.filter, s.redir = "", ""
 	return nil
 }
 
@@ -430,7 +426,7 @@ func (s *session) Reset() {
 		s.letter.Abort()
 	}
 	s.letter, s.sender, s.mail, s.rcpts, s.only = nil, nil, smtp.Mail{}, 0, ""
-	s.prepend, s.discard, s.hold, s.filter, s.redir, s.bcc, s.applied = nil, false, false, "", "", nil, false
+	s.prepend, s.discard, s.hold, s.filter, s.redir, s.bcc = nil, false, false, "", "", nil
 	s.forward, s.forwardIdent = agent.Client{}, ""
 }
 

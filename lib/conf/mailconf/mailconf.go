@@ -116,6 +116,13 @@ func Router(conf *maincf.Config, log *maillog.Logger) (*route.Router, error) {
 	return route.New(c), conf.Err()
 }
 
+// NoMappings is no_address_mappings of receive_override_options: recipients stay
+// as they are, and there are no more of them.
+func NoMappings(c *cleanup.Config) {
+	c.Canonical, c.SenderCanonical, c.RecipientCanonical, c.VirtualAlias = nil, nil, nil, nil
+	c.SenderBcc, c.RecipientBcc, c.AlwaysBcc = nil, nil, ""
+}
+
 // Cleanup reads what cleanup(8) would.
 func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup.Config, error) {
 	propagate := conf.List("propagate_unmatched_extensions")
