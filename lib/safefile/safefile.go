@@ -2,9 +2,9 @@
 // the state after, and tells its caller truly which.
 //
 // Its idea is one value, FS, through which all changes go: it bounds how many
-// fsyncs block at once (each holds a thread, and a Go process dies at 10,000 of
-// them), lets waiters for the same directory share one fsync, and has a hook by
-// which a test makes any step fail.
+// fsyncs are under way at once (each may hold a thread, and a Go process dies at
+// 10,000 of them), lets waiters for the same directory share one fsync, and has a
+// hook by which a test makes any step fail.
 //
 // It promises that every error reaches the caller, and that a failed fsync is
 // never tried again: the kernel has marked the pages clean by then, and a second
@@ -18,12 +18,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// MaxSyncs is how many fsyncs of one FS may block at a time.
+// MaxSyncs is how many fsyncs of one FS may be under way at a time.
 const MaxSyncs = 64
 
 // Op names a step for the hook.
@@ -53,7 +54,9 @@ type FS struct {
 	Hook Hook // nil outside tests; not to be changed while in use
 
 	once sync.Once
-	slot chan struct{}
+	slot chan int // the numbers of free slots
+	used atomic.Int64
+	ring func() *ring
 
 	mu   sync.Mutex
 	dirs map[string]*sharedDir
@@ -154,15 +157,32 @@ func (s *FS) Remove(name string) error {
 	return nil
 }
 
-// limit runs one fsync when fewer than MaxSyncs are blocked.
-func (s *FS) limit(sync func() error) error {
+// ringAfter is how many fsyncs a process does before it sets up a ring: it costs
+// more than a program does that ends after one letter.
+const ringAfter = 16
+
+// fsync syncs f when fewer than MaxSyncs are under way.
+func (s *FS) fsync(f *os.File) error {
 	if s == nil {
-		return sync()
+		return f.Sync()
 	}
-	s.once.Do(func() { s.slot = make(chan struct{}, MaxSyncs) })
-	s.slot <- struct{}{}
-	defer func() { <-s.slot }()
-	return sync()
+	s.once.Do(func() {
+		s.slot = make(chan int, MaxSyncs)
+		for i := range MaxSyncs {
+			s.slot <- i
+		}
+		s.ring = sync.OnceValue(newRing)
+	})
+	slot := <-s.slot
+	defer func() { s.slot <- slot }()
+	if s.used.Load() >= ringAfter || s.used.Add(1) >= ringAfter {
+		if r := s.ring(); r != nil {
+			if err, ok := r.sync(slot, f); ok {
+				return err
+			}
+		}
+	}
+	return f.Sync()
 }
 
 // Sync makes the content of f durable. After an error nobody may believe in any
@@ -171,7 +191,7 @@ func (s *FS) Sync(f *os.File) error {
 	if err := s.ask(OpSync, f.Name()); err != nil {
 		return err
 	}
-	return s.limit(f.Sync)
+	return s.fsync(f)
 }
 
 // SyncDir returns after an fsync of the directory that began after the call, so
@@ -282,7 +302,7 @@ func (d *Dir) lead() {
 	if err := d.fs.ask(OpDir, d.f.Name()); err != nil {
 		r.err = err
 	} else {
-		r.err = d.fs.limit(d.f.Sync)
+		r.err = d.fs.fsync(d.f)
 	}
 	close(r.done)
 	d.mu.Lock()

@@ -160,3 +160,37 @@ func TestLocks(t *testing.T) {
 		}
 	}
 }
+
+// After some fsyncs the kernel does them for us; each caller gets its own outcome.
+func TestManySyncs(t *testing.T) {
+	dir := t.TempDir()
+	fs := &safefile.FS{}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var wg sync.WaitGroup
+	for i := range 4 * safefile.MaxSyncs {
+		wg.Go(func() {
+			f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if i%2 == 0 {
+				if err := fs.Sync(f); err != nil {
+					t.Error(err)
+				}
+			} else if err := fs.Sync(w); !errors.Is(err, syscall.EINVAL) {
+				t.Errorf("fsync of a pipe: %v", err)
+			}
+			f.Close()
+			if err := fs.Sync(f); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("fsync of a closed file: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
