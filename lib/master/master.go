@@ -395,10 +395,18 @@ func (m *Master) spawn(g *group) *child {
 		m.throttle(g)
 		return nil
 	}
-	pid, err := syscall.ForkExec(g.proc.Path, append([]string{g.proc.Program}, g.proc.Args...), &syscall.ProcAttr{
-		Env:   append(slices.Clone(m.setup.Environ), entry),
-		Files: files,
-	})
+	start := func() (int, error) {
+		return syscall.ForkExec(g.proc.Path, append([]string{g.proc.Program}, g.proc.Args...), &syscall.ProcAttr{
+			Env:   append(slices.Clone(m.setup.Environ), entry),
+			Files: files,
+		})
+	}
+	pid, err := 0, error(nil)
+	if startsOthers(g.proc.Program) {
+		pid, err = start()
+	} else {
+		pid, err = relaxed(start)
+	}
 	if err != nil {
 		conn.Close()
 		m.Log.Warnf("%s: fork: %v -- throttling", g.proc.Path, err)
