@@ -25,12 +25,13 @@ put() { # folder, program...: a hard link to the one binary, or a copy of a smal
 mkdir -p "$root/lib/angarium"
 install -m 755 "$BIN/angarium" "$root/lib/angarium/angarium"
 put sbin sendmail postfix postconf postmap postalias postsuper postcat postqueue postdrop \
-  postlog postkick postlock mailsetup cyrmaster saslpasswd2 sasldblistusers2
+  postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2
 put bin mailq newaliases
 mkdir -p "$root/lib"
 ln -sf ../sbin/sendmail "$root/lib/sendmail"
 put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
-put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info ctl_cyrusdb cyr_expire
+put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info ctl_cyrusdb ctl_deliver ctl_mboxlist \
+  cyr_expire mbpath tls_prune
 [ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"
 
 for page in man/*.[1-8]; do

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"angarium/cmd/ctl_cyrusdb"
+	"angarium/cmd/ctl_mboxlist"
+	"angarium/cmd/cyr_expire"
 	"angarium/cmd/cyr_info"
+	"angarium/cmd/cyrus"
 	"angarium/cmd/imapd"
 	"angarium/cmd/lmtpd"
 	"angarium/cmd/mailsetup"
+	"angarium/cmd/mbpath"
 	"angarium/cmd/pop3d"
 	"angarium/cmd/postcat"
 	"angarium/cmd/postconf"
@@ -27,11 +32,17 @@ import (
 
 // commands are the programs in this binary, one line each, in the order of the alphabet.
 var commands = map[string]cli.Main{
+	"ctl_cyrusdb":      ctl_cyrusdb.Main,
+	"ctl_deliver":      cyr_expire.DeliverMain,
+	"ctl_mboxlist":     ctl_mboxlist.Main,
+	"cyr_expire":       cyr_expire.Main,
 	"cyr_info":         cyr_info.Main,
+	"cyrus":            cyrus.Main,
 	"imapd":            imapd.Main,
 	"lmtpd":            lmtpd.Main,
 	"mailq":            sendmail.Main,
 	"mailsetup":        mailsetup.Main,
+	"mbpath":           mbpath.Main,
 	"newaliases":       sendmail.Main,
 	"pop3d":            pop3d.Main,
 	"postalias":        postmap.AliasMain,
@@ -51,4 +62,5 @@ var commands = map[string]cli.Main{
 	"sendmail":         sendmail.Main,
 	"smmapd":           smmapd.Main,
 	"smtpd":            smtpd.Main,
+	"tls_prune":        cyr_expire.TLSMain,
 }

@@ -7,11 +7,10 @@ import (
 	"slices"
 
 	"angarium/lib/cli"
-	"angarium/lib/conf/imapdconf"
-	"angarium/lib/conf/storeconf"
 	"angarium/lib/mailbox"
 	"angarium/lib/maillog"
 	"angarium/lib/store"
+	"angarium/lib/storetool"
 )
 
 type job struct {
@@ -28,7 +27,7 @@ type job struct {
 
 // Main is reconstruct.
 func Main(ctx context.Context, c *cli.Cmd) error {
-	file := c.String('C', "config-file", imapdconf.DefaultPath)
+	file := c.String('C', "config-file", "")
 	j := &job{c: c}
 	recursive, find, users, dry, quiet := c.Bool('r'), c.Bool('f'), c.Bool('u'), c.Bool('n'), c.Bool('q')
 	partition := c.String('p', "partition", "")
@@ -44,20 +43,13 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 		return err
 	}
 	j.recursive, j.find, j.users, j.dry, j.quiet, j.partition = *recursive, *find, *users, *dry, *quiet, *partition
-	conf, err := imapdconf.Load(*file)
+	t, err := storetool.Begin("reconstruct", *file)
 	if err != nil {
-		return cli.Exit(cli.Config, "%v", err)
+		return err
 	}
-	if err := become(conf); err != nil {
-		return cli.Exit(cli.NoPerm, "%v", err)
-	}
-	where, err := storeconf.Store(conf, maillog.New(maillog.ToWriter(c.Stderr), "cyrus/reconstruct"))
-	if err != nil {
-		return cli.Exit(cli.Config, "%v", err)
-	}
-	j.ns = storeconf.Namespace(conf, "")
-	j.ns.Admin = true
-	if j.st, err = store.Open(ctx, where); err != nil {
+	t.Store.Log = maillog.New(maillog.ToWriter(c.Stderr), t.Log.Tag())
+	j.ns = t.Namespace
+	if j.st, err = store.Open(ctx, t.Store); err != nil {
 		return cli.Exit(cli.TempFail, "%v", err)
 	}
 	err = j.run(ctx, args, *list || *list2)

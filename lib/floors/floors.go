@@ -21,7 +21,7 @@ var house = []struct {
 	{"roof: settings and command lines", "conf/maincf conf/imapdconf conf/spamconf cli"},
 	{"roof: lists of services", "conf/mastercf conf/cyrusconf conf/storeconf conf/mailconf conf/queueconf"},
 	{"roof: which processes a set-up consists of", "plan"},
-	{"roof: parents and children", "service master"},
+	{"roof: parents and children", "service master storetool"},
 	{"roof: programs", "cmd/"},
 	{"roof: the program that is all programs", "cmd/angarium"},
 }

@@ -128,7 +128,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	if err != nil {
 		return fail(cli.OSErr, "can't change to the cyrus user: %v", err)
 	}
-	if err := runStart(log, lines.Start, cred, c); err != nil {
+	if err := runStart(log, o, lines.Start, cred, c); err != nil {
 		return fail(cli.Config, "%v", err)
 	}
 	m, err := New(ctx, Config{
@@ -185,6 +185,30 @@ func bin(c *cli.Cmd) string {
 	return "/usr/lib/cyrus/bin"
 }
 
+// program is where a command of cyrus.conf lies. A path at which there is nothing
+// is one of another installation (/usr/bin/cyrus/bin/ctl_cyrusdb, /usr/sbin/cyrus):
+// a program of that name beside us does the work.
+func program(bin, command string) string {
+	path := plan.CyrusProgram(bin, command)
+	if _, err := os.Stat(path); err != nil {
+		if ours := filepath.Join(bin, filepath.Base(path)); exists(ours) {
+			return ours
+		}
+	}
+	return path
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// cyrusEnviron is the environment of commands: it names our imapd.conf, so that
+// their lines need not.
+func cyrusEnviron(o cyrusOptions) []string {
+	return append(os.Environ(), plan.CyrusConfigVariable+"="+o.imapd)
+}
+
 // credential is the user that commands run as. Services take it on themselves, when
 // they have opened what only root may.
 func credential(conf *imapdconf.Config) (*syscall.Credential, error) {
@@ -218,20 +242,23 @@ func credential(conf *imapdconf.Config) (*syscall.Credential, error) {
 
 // runStart runs the START section, one command after the other. One that fails ends
 // the start, as in Cyrus; one that this tree doesn't have (yet) is skipped.
-func runStart(log *maillog.Logger, start []cyrusconf.Entry, cred *syscall.Credential, c *cli.Cmd) error {
+func runStart(log *maillog.Logger, o cyrusOptions, start []cyrusconf.Entry, cred *syscall.Credential, c *cli.Cmd) error {
 	for i := range start {
 		words := start[i].Words()
 		if len(words) == 0 {
 			return fmt.Errorf("unable to find command for %s", start[i].Name)
 		}
-		path := plan.CyrusProgram(bin(c), words[0])
+		if plan.CyrusNeedless(words[0]) {
+			continue
+		}
+		path := program(bin(c), words[0])
 		if _, err := os.Stat(path); err != nil {
 			log.Log(maillog.Err, "can't exec %s for startup: %s", path, maillog.Reason(err))
 			continue
 		}
 		began := time.Now()
 		pid, err := syscall.ForkExec(path, append([]string{filepath.Base(path)}, words[1:]...), &syscall.ProcAttr{
-			Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Credential: cred},
+			Env: cyrusEnviron(o), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Credential: cred},
 		})
 		if err != nil {
 			log.Log(maillog.Crit, "can't exec %s for startup: %s", path, maillog.Reason(err))
@@ -261,13 +288,14 @@ func loadCyrus(ctx context.Context, log *maillog.Logger, o cyrusOptions, c *cli.
 	if err != nil {
 		return nil, err
 	}
-	s := &Setup{Throttle: 10 * time.Second, Environ: os.Environ()}
+	s := &Setup{Throttle: 10 * time.Second, Environ: cyrusEnviron(o)}
 	if s.Cred, err = credential(conf); err != nil {
 		return nil, err
 	}
 	s.Plan = plan.Cyrus(ctx, o.imapd, lines.Services, bin(c))
 	s.Plan.Notes = append(lines.Warnings, s.Plan.Notes...)
 	for _, p := range s.Plan.Processes {
+		p.Path = program(bin(c), p.Path)
 		for i := range p.Lines {
 			for j := range p.Lines[i].Sockets {
 				p.Lines[i].Sockets[j].Backlog = o.backlog
@@ -287,8 +315,11 @@ func loadCyrus(ctx context.Context, log *maillog.Logger, o cyrusOptions, c *cli.
 			log.Log(maillog.Err, "unable to find command for %s", lines.Daemons[i].Name)
 			continue
 		}
+		if plan.CyrusNeedless(words[0]) {
+			continue
+		}
 		s.Keepers = append(s.Keepers, Keeper{
-			Name: lines.Daemons[i].Name, Path: plan.CyrusProgram(bin(c), words[0]), Args: words[1:],
+			Name: lines.Daemons[i].Name, Path: program(bin(c), words[0]), Args: words[1:],
 			Wait: lines.Daemons[i].Bool("wait", false),
 		})
 	}
@@ -301,7 +332,7 @@ func job(e *cyrusconf.Entry, bin string) (Job, error) {
 	if len(words) == 0 {
 		return Job{}, fmt.Errorf("unable to find command or port for event '%s'", e.Name)
 	}
-	j := Job{Name: e.Name, Path: plan.CyrusProgram(bin, words[0]), Args: words[1:], At: -1}
+	j := Job{Name: e.Name, Path: program(bin, words[0]), Args: words[1:], At: -1}
 	j.Period = time.Duration(e.Int("period", 0)) * time.Minute
 	if at := e.Int("at", -1); at >= 0 && at < 2400 && at%100 < 60 {
 		j.At = at/100*60 + at%100

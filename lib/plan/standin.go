@@ -1,5 +1,7 @@
 package plan
 
+import "path/filepath"
+
 // A standIn says which program does the work of a line that names another.
 type standIn struct {
 	command string   // as in master.cf's last column
@@ -49,3 +51,12 @@ func servedBy(command string) standIn {
 	}
 	return standIn{command: command, by: []string{command}, sockets: true}
 }
+
+// CyrusNeedless reports whether a command of cyrus.conf has nothing to do here, so
+// that its line is fulfilled without a process. idled carries notices of changes
+// between imapd processes: there is one imapd, and the store tells it.
+func CyrusNeedless(command string) bool { return filepath.Base(command) == "idled" }
+
+// CyrusConfigVariable is the variable of the environment by which cyrmaster tells
+// the commands of cyrus.conf its own imapd.conf, where their lines have no -C.
+const CyrusConfigVariable = "CYRUS_CONFIG"
