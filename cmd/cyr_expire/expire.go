@@ -29,9 +29,9 @@ const usage = `Usage: cyr_expire [-C config-file] [-A duration] [-D duration] [-
 A duration is a number of days, or with s, m, h or d behind it of these.`
 
 type options struct {
-	config, prefix, user           string
-	delete, expire, expunge        time.Duration // negative: not asked for
-	archive, flags, verbose        bool
+	config, prefix, user    string
+	delete, expire, expunge time.Duration // negative: not asked for
+	archive, flags, verbose bool
 	noAnnotation, noExpunge bool
 }
 
