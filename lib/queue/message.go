@@ -168,7 +168,9 @@ func (q *Queue) OpenMessage(dir Dir, id string) (*Message, error) {
 // a descriptor. It owns f when it succeeds.
 func ReadMessage(f *os.File) (*Message, error) {
 	m := &Message{f: f}
-	w := newWalker(f, 0, make([]byte, walkSize))
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room)
+	w := newWalker(f, 0, *room)
 	t, data, _, err := w.Next()
 	if err != nil || t != TypeSize {
 		return nil, m.bad(err, "no size record at the beginning")
@@ -279,7 +281,9 @@ func (m *Message) Recipients(from int64, limit int) (list []agent.Recipient, nex
 	if from == 0 {
 		from = m.start
 	}
-	w := newWalker(m.f, from, make([]byte, 4<<10))
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room)
+	w := newWalker(m.f, from, *room)
 	var r agent.Recipient
 	for len(list) < limit {
 		t, data, at, err := w.Next()

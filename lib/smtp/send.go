@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"angarium/lib/agent"
@@ -321,9 +322,11 @@ func (t *transfer) sendNothing(ctx context.Context, refused *dsn.Error) error {
 func (t *transfer) content(ctx context.Context) error {
 	c := t.c
 	w := newStuffer(c.o.LineLimit)
-	buf := make([]byte, bodyBuffer)
+	defer w.release()
+	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
+	defer bodyBuffers.Put(buf)
 	for {
-		n, rerr := t.m.Content.Read(buf)
+		n, rerr := t.m.Content.Read(buf[:])
 		w.write(buf[:n])
 		if rerr != nil && rerr != io.EOF {
 			// Half a message must not be delivered: the connection ends
@@ -384,10 +387,12 @@ func (t *transfer) finalReplies(ctx context.Context, phase string) error {
 func (t *transfer) chunks(ctx context.Context) error {
 	c := t.c
 	w := newStuffer(c.o.LineLimit)
+	defer w.release()
 	w.plain = true
-	buf := make([]byte, bodyBuffer)
+	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
+	defer bodyBuffers.Put(buf)
 	for {
-		n, rerr := t.m.Content.Read(buf)
+		n, rerr := t.m.Content.Read(buf[:])
 		if rerr != nil && rerr != io.EOF {
 			_ = c.Close()
 			return &dsn.Error{Code: [3]int{4, 3, 0}, Text: "queue file read error", Err: rerr}
@@ -435,11 +440,27 @@ type stuffer struct {
 	inLine bool
 }
 
+// What a letter on its way needs is borrowed: a busy client would otherwise keep
+// the garbage collector busy, too.
+var (
+	bodyBuffers = sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
+	stuffers    = sync.Pool{New: func() any { return &stuffer{out: make([]byte, 0, bodyBuffer+bodyBuffer/8)} }}
+)
+
 func newStuffer(limit int) *stuffer {
 	if limit == 0 {
 		limit = normalLength
 	}
-	return &stuffer{limit: limit, out: make([]byte, 0, bodyBuffer+bodyBuffer/8)}
+	s := stuffers.Get().(*stuffer)
+	*s = stuffer{limit: limit, out: s.out[:0]}
+	return s
+}
+
+// release ends the use of s; an outgrown buffer is not kept.
+func (s *stuffer) release() {
+	if cap(s.out) <= 4*bodyBuffer {
+		stuffers.Put(s)
+	}
 }
 
 func (s *stuffer) write(p []byte) {
