@@ -193,7 +193,7 @@ func (d *daemon) clientTLS(c *smtpagent.Config, conf *maincf.Config, p string) {
 		d.log.Warnf("%stls_security_level = %s: DANE is not supported, using \"encrypt\"", p, c.TLSLevel)
 		c.TLSLevel = "encrypt"
 	}
-	c.TLSLog = conf.Int(p+"tls_loglevel") > 0
+	c.TLSLog = mailconf.TLSLogLevel(conf, p+"tls_loglevel") > 0
 	c.TLSWrapper = conf.Bool(p + "tls_wrappermode")
 	base := tlsconf.Client{
 		CertFile: conf.String(p + "tls_cert_file"), KeyFile: conf.String(p + "tls_key_file"),

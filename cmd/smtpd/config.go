@@ -81,9 +81,10 @@ func config(conf *maincf.Config, log *maillog.Logger, open func(string) (*os.Fil
 	}
 	c := &smtpd.Config{
 		Server: r.server(open), Banner: conf.String("smtpd_banner"), MyName: conf.String("myhostname"), Mail: conf.String("mail_name"),
+		MinUser:     conf.Bool("allow_min_user"),
 		DelayReject: conf.Bool("smtpd_delay_reject"), RelayFirst: conf.Bool("smtpd_relay_before_recipient_restrictions"),
 		CheckRecipient: conf.Bool("smtpd_reject_unlisted_recipient") && !slices.Contains(overrides(conf), "no_unknown_recipient_checks"), CheckSender: conf.Bool("smtpd_reject_unlisted_sender"),
-		TLSLog: conf.Int("smtpd_tls_loglevel"), TLSReceived: conf.Bool("smtpd_tls_received_header"),
+		TLSLog: mailconf.TLSLogLevel(conf, "smtpd_tls_loglevel"), TLSReceived: conf.Bool("smtpd_tls_received_header"),
 		XClient: r.hosts("smtpd_authorized_xclient_hosts"), XForward: r.hosts("smtpd_authorized_xforward_hosts"),
 		Limit: smtpd.LimitConfig{
 			Connections: conf.Int("smtpd_client_connection_count_limit"), Rate: conf.Int("smtpd_client_connection_rate_limit"),
