@@ -123,6 +123,7 @@ func (d *daemon) expander(router *route.Router) (*local.Expander, error) {
 		OwnerSpecial: d.conf.Bool("owner_request_special"), ExpandOwner: d.conf.Bool("expand_owner_alias"),
 		DefaultUser: d.conf.String("default_privs"), ForwardPath: d.conf.List("forward_path"),
 		AllowCommand: has(d.conf.List("allow_mail_to_commands"), "alias"), AllowFile: has(d.conf.List("allow_mail_to_files"), "alias"),
+		Warn:      d.log.As(d.conf.String("syslog_name") + "/local").Warnf,
 		Propagate: has(d.conf.List("propagate_unmatched_extensions"), "alias"),
 		Resolve: func(ctx context.Context, a address.Address) (address.Address, bool, error) {
 			a = router.Rewrite(a)

@@ -9,6 +9,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -100,6 +101,10 @@ type Onward struct {
 	To  address.Address
 	Hop string // "transport:nexthop"; empty: To goes into a new message
 }
+
+// ErrNoTransport is wrapped by the results of an agent that is a program of its
+// own and can't be reached.
+var ErrNoTransport = errors.New("mail transport unavailable")
 
 // Agent delivers to all recipients of r and answers for each, in order. It must
 // return a Result for every recipient, also when ctx ends.

@@ -172,11 +172,15 @@ func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Ad
 		}
 		rrs, err := r.ask(ctx, host, q.t)
 		if err != nil {
-			// NXDOMAIN holds for every type. A failure outweighs "no data".
-			if first == nil || KindOf(err) == Temporary {
+			// A failure outweighs "no data"; else the last type is named.
+			if first == nil || KindOf(first) != Temporary {
 				first = err
 			}
-			if KindOf(err) == NotFound {
+			if e := (*Error)(nil); q.t == mdns.TypeA && f == Both && KindOf(err) == NotFound && errors.As(err, &e) {
+				// NXDOMAIN holds for every type: nobody needs to ask again.
+				c := *e
+				c.Type = "AAAA"
+				first = &c
 				break
 			}
 			continue

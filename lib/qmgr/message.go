@@ -85,7 +85,7 @@ func (g *message) load(from queue.Dir) error {
 	g.m.openFiles++
 	g.loaded = true
 	g.m.mu.Unlock()
-	g.m.c.Log.Infof("%s: from=<%s>, size=%d, nrcpt=%d (queue active)", g.id, g.env.Sender.String(), g.size, f.RecipientCount())
+	g.m.c.Log.Infof("%s: from=<%s>, size=%d, nrcpt=%d (queue active)", g.id, g.env.Sender.Quoted(), g.size, f.RecipientCount())
 	return nil
 }
 
@@ -296,6 +296,8 @@ func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Resu
 
 func (p *planner) step(it item, s local.Step, res route.Result) {
 	switch {
+	case s.Discard:
+		p.entries = append(p.entries, &entry{g: p.g, items: []item{it}, dropped: true, tag: p.g.m.tagOf(res.Transport)})
 	case s.Err != nil:
 		e := &entry{g: p.g, items: []item{it}, fixed: s.Err, tag: p.g.m.tagOf(res.Transport)}
 		p.entries = append(p.entries, e)
@@ -468,7 +470,7 @@ func (g *message) report(ctx context.Context) error {
 
 // expire gives up: the reasons of the last try go home.
 func (g *message) expire(ctx context.Context) error {
-	g.m.c.Log.Infof("%s: from=<%s>, status=%s, returned to sender", g.id, g.env.Sender.String(), map[bool]string{true: "force-expired", false: "expired"}[g.expired])
+	g.m.c.Log.Infof("%s: from=<%s>, status=%s, returned to sender", g.id, g.env.Sender.Quoted(), map[bool]string{true: "force-expired", false: "expired"}[g.expired])
 	if err := g.notify(ctx, bounce.Failed, queue.Defer); err != nil {
 		return err
 	}

@@ -27,8 +27,12 @@ type entry struct {
 	items     []item
 	tag       string       // with fixed
 	fixed     error        // the answer is known
+	dropped   bool         // it is: thrown away
 	forwards  []local.Step // to be carried on in new messages
 }
+
+// known reports whether the answer is known without an agent.
+func (e *entry) known() bool { return e.fixed != nil || e.dropped }
 
 // transport is the state of one.
 type transport struct {
@@ -142,7 +146,7 @@ func fixedAgent(f func(r *agent.Request) error) agent.Agent {
 func (m *Manager) enqueue(e *entry) {
 	name, dest := e.transport, e.dest
 	switch {
-	case e.fixed != nil || e.forwards != nil:
+	case e.known() || e.forwards != nil:
 		name, dest = "local", "" // no agent runs; one waiting line is enough
 		if e.forwards != nil {
 			name = "forward"
@@ -212,7 +216,7 @@ func (m *Manager) take(d *destination) *entry {
 	if d.todo = d.todo[1:]; len(d.todo) == 0 {
 		d.todo = nil
 	}
-	if d.why != nil && e.fixed == nil && e.forwards == nil {
+	if d.why != nil && !e.known() && e.forwards == nil {
 		c := *d.why
 		c.Code[0] = 4
 		c.Remote, c.Text = nil, "delivery temporarily suspended: "+d.why.Error()
@@ -247,7 +251,7 @@ func (m *Manager) run(d *destination, e *entry) {
 		d.busy--
 		d.t.busy--
 		d.lastDone = time.Now()
-		if e.fixed == nil && e.forwards == nil {
+		if !e.known() && e.forwards == nil {
 			m.feedback(d, site)
 		}
 		// Others of this transport go first: the destinations take turns.
@@ -321,10 +325,13 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	log, end := m.c.Log.As(tag).Session()
 	defer end()
 	var results []agent.Result
-	if e.fixed != nil {
+	if e.known() {
 		results = make([]agent.Result, len(e.items))
 		for i := range results {
 			results[i] = agent.Result{Err: e.fixed, Relay: relayOf(tag, m.c.Prefix)}
+			if e.dropped {
+				results[i].Text, results[i].Action = "discarded", "delivered"
+			}
 		}
 	} else {
 		results = m.call(ctx, d, e, &agent.Request{
@@ -342,6 +349,12 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 			last = last && results[i].Err == nil && results[i].Onward == nil && e.items[i].group == nil
 		}
 	}
+	if errors.Is(firstError(results), agent.ErrNoTransport) { // then error(8) speaks for it
+		var end func()
+		m.c.Log.Warnf("connect to transport private/%s: %v", e.transport, errors.Unwrap(firstError(results)))
+		log, end = m.c.Log.As(m.c.Prefix + "error").Session()
+		defer end()
+	}
 	s := settlement{g: g, f: f, log: log, start: start, unmarked: last}
 	for i := range e.items {
 		s.settle(ctx, e.items[i], results[i])
@@ -351,6 +364,13 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	}
 	s.flush(ctx)
 	return site
+}
+
+func firstError(list []agent.Result) error {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0].Err
 }
 
 // relayOf is what the log shows for answers without an agent.

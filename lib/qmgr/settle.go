@@ -261,10 +261,10 @@ func (s *settlement) line(r agent.Recipient, res agent.Result, code, status, tex
 	b := make([]byte, 0, 256+len(text))
 	b = append(b, s.g.id...)
 	b = append(b, ": to=<"...)
-	b = append(b, r.Address.String()...)
+	b = append(b, r.Address.Quoted()...)
 	if !r.Original.IsNull() && !strings.EqualFold(r.Original.String(), r.Address.String()) {
 		b = append(b, ">, orig_to=<"...)
-		b = append(b, r.Original.String()...)
+		b = append(b, r.Original.Quoted()...)
 	}
 	b = append(b, ">, relay="...)
 	b = append(b, or(res.Relay, "none")...)

@@ -97,6 +97,9 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 			return smtp.Fail(err)
 		}
 	}
+	if r := s.dash("MAIL", m.From, "5.1.7", "Bad sender address syntax"); r.Code != 0 {
+		return r
+	}
 	s.mail, s.sender = m, &m.From
 	if !s.c.DelayReject {
 		if r := s.check(ctx, "MAIL", s.c.Sender); r.Code != 0 {
@@ -110,6 +113,9 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 	if s.over(eventRecipient, s.c.Limit.Recipients, "Recipient address") {
 		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many recipients from " + s.peer.addr.String()}
+	}
+	if reply := s.dash("RCPT", r.To, "5.1.3", "Bad recipient address syntax"); reply.Code != 0 {
+		return reply
 	}
 	if reply := s.checkRcpt(ctx, "RCPT", r.To); reply.Code != 0 {
 		return reply
@@ -125,6 +131,16 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 	s.rcpts++
 	s.only = r.To.Quoted()
 	return smtp.Reply{}
+}
+
+// dash refuses an address that begins like a command's option, unless
+// allow_min_user is set.
+func (s *session) dash(verb string, a address.Address, status, text string) smtp.Reply {
+	if s.c.MinUser || !strings.HasPrefix(a.Local, "-") {
+		return smtp.Reply{}
+	}
+	s.log.Warnf("Illegal address syntax from %s in %s command: <%s>", s.peer.id(), verb, a.Quoted())
+	return smtp.Reply{Code: 501, Status: status, Text: text}
 }
 
 // trouble is the reply for a failure of ours; the log learns what it was.

@@ -91,6 +91,7 @@ type Config struct {
 	DelayReject bool // smtpd_delay_reject
 	RelayFirst  bool // smtpd_relay_before_recipient_restrictions
 
+	MinUser        bool // allow_min_user
 	CheckRecipient bool // smtpd_reject_unlisted_recipient
 	CheckSender    bool // smtpd_reject_unlisted_sender
 	Recipients     *Recipients

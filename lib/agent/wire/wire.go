@@ -197,14 +197,20 @@ func Agent(path string) agent.Agent {
 		if err == nil {
 			return list
 		}
-		r.Log.Warnf("connect to transport %s: %s", path, reason(err))
 		list = make([]agent.Result, len(r.Recipients))
 		for i := range list {
-			list[i] = agent.Result{Err: &dsn.Error{Code: [3]int{4, 3, 0}, Text: "mail transport unavailable", Err: err}, Relay: "none", Site: true}
+			list[i] = agent.Result{Err: &dsn.Error{Code: [3]int{4, 3, 0}, Text: "mail transport unavailable", Err: noTransport{err}}, Relay: "none", Site: true}
 		}
 		return list
 	}
 }
+
+// noTransport is why the program could not be asked.
+type noTransport struct{ err error }
+
+func (n noTransport) Error() string        { return reason(n.err) }
+func (n noTransport) Unwrap() error        { return n.err }
+func (n noTransport) Is(target error) bool { return target == agent.ErrNoTransport }
 
 func reason(err error) string {
 	var no syscall.Errno

@@ -197,6 +197,9 @@ func (j *job) forward(ctx context.Context) (agent.Result, bool) {
 
 func (j *job) include(ctx context.Context, name string) agent.Result {
 	f, err := j.open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return failed(&dsn.Error{Code: [3]int{5, 3, 5}, Text: "mail system configuration error", Err: err})
+	}
 	if err != nil {
 		return failed(&dsn.Error{Code: [3]int{4, 2, 4}, Text: "unable to open include file " + name, Err: err})
 	}

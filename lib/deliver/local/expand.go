@@ -56,6 +56,7 @@ type Config struct {
 	// Resolve completes an address and tells whether it is delivered by this
 	// transport, too.
 	Resolve func(ctx context.Context, a address.Address) (address.Address, bool, error)
+	Warn    func(format string, args ...any) // may be nil
 }
 
 // Alias is one table of alias_maps and who owns it: commands and files that
@@ -72,6 +73,7 @@ type Alias struct {
 type Step struct {
 	Recipient agent.Recipient // with Target and User where they matter
 	Err       error
+	Discard   bool   // nobody wants it, and nobody must hear of it
 	Hop       string // "transport:nexthop"
 	Forward   bool   // in a new message, from Sender
 	Sender    address.Address
@@ -166,7 +168,7 @@ func (e *expansion) add(s Step) {
 // owner, where owned, is the sender that a list's bounces go to.
 func (e *expansion) recipient(ctx context.Context, r agent.Recipient, level int, owner address.Address, owned bool) error {
 	if level > e.c.NestLimit {
-		e.add(Step{Recipient: r, Err: dsn.New(0, "5.4.6", "possible alias database loop for %s", r.Address)})
+		e.add(Step{Recipient: r, Err: dsn.New(0, "5.4.6", "alias database loop for %s", r.Address.Local)})
 		return nil
 	}
 	if e.delivered != nil && e.delivered(r.Address) {
@@ -192,6 +194,7 @@ func (e *expansion) recipient(ctx context.Context, r agent.Recipient, level int,
 		}
 	}
 	if owned && !strings.EqualFold(owner.Local, user) {
+		r.Original = r.Address
 		e.add(Step{Recipient: r, Forward: true, Sender: owner})
 		return nil
 	}
@@ -273,8 +276,8 @@ func (e *expansion) target(ctx context.Context, r agent.Recipient, t *Alias, tar
 			return e.recipient(ctx, next, level+1, owner, owned)
 		}
 		s := Step{Recipient: next, Forward: true, Sender: e.sender}
-		if owned {
-			s.Sender = owner
+		if owned { // the list's own letter now
+			s.Sender, s.Recipient.Original = owner, next.Address
 		}
 		e.add(s)
 		return nil
@@ -334,6 +337,13 @@ func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 	}
 	if e.c.LuserRelay != "" {
 		return e.luser(ctx, r, user)
+	}
+	if user == "mailer-daemon" || user == "postmaster" {
+		if e.c.Warn != nil {
+			e.c.Warn("required alias not found: %s", user)
+		}
+		e.add(Step{Recipient: r, Discard: true})
+		return nil
 	}
 	e.add(Step{Recipient: r, Err: Unknown(user)})
 	return nil

@@ -80,7 +80,7 @@ func TestExpand(t *testing.T) {
 		{base, "postmaster", "bob@here.test (postmaster@here.test) via lmtp:unix:/run/lmtp"},
 		{base, "ext+work", "bob+work@here.test (ext+work@here.test) via lmtp:unix:/run/lmtp"},
 		{base, "staff", "bob@here.test (staff@here.test) via lmtp:unix:/run/lmtp; amy@here.test (staff@here.test) via lmtp:unix:/run/lmtp; x@far.test (staff@here.test) forward from s@x.test"},
-		{base, "list", "bob@here.test (list@here.test) forward from owner-list@here.test; y@far.test (list@here.test) forward from owner-list@here.test"},
+		{base, "list", "bob@here.test (bob@here.test) forward from owner-list@here.test; y@far.test (y@far.test) forward from owner-list@here.test"},
 		{base, "prog", "prog@here.test as nobody to |/bin/prog arg"},
 		{base, "file", "file@here.test error mail to file is restricted"},
 		{both, "bob", "bob@here.test via lmtp:unix:/run/lmtp"},

@@ -25,8 +25,11 @@ func (d *delivery) places(ctx context.Context, hop string) ([]place, error) {
 		return nil, err
 	}
 	mx := !bare && !inet && !d.c.LMTP && !d.c.NoMX
-	if _, err := netip.ParseAddr(host); err == nil {
+	if ip, err := netip.ParseAddr(host); err == nil {
 		mx = false
+		if d.c.Protocols == dns.IPv4 && ip.Unmap().Is6() || d.c.Protocols == dns.IPv6 && ip.Unmap().Is4() {
+			return nil, dsn.New(0, "5.4.4", "Name service error for %s: invalid host or domain name", host)
+		}
 	}
 	if mx {
 		return d.exchangers(ctx, host, port)
@@ -106,7 +109,7 @@ func (d *delivery) exchangers(ctx context.Context, domain, port string) ([]place
 	switch kind := dns.KindOf(err); {
 	case err == nil && len(mxs) == 1 && mxs[0].Host == "":
 		return nil, dsn.New(0, "5.1.10", "Domain %s does not accept mail (nullMX)", domain) // RFC 7505
-	case err != nil && (kind == dns.NoData || kind == dns.Temporary && d.c.IgnoreMXError):
+	case err != nil && (kind == dns.NoData || kind == dns.NotFound || kind == dns.Temporary && d.c.IgnoreMXError):
 		addrs, err := d.addresses(ctx, domain)
 		if err != nil {
 			return nil, hostError(domain, err)

@@ -226,7 +226,7 @@ func TestAnswers(t *testing.T) {
 		{"second hop", "[127.0.0.1]:" + dead + ", [127.0.0.1]:" + port, "", []string{"b@far.test"}, "250 2.0.0 Ok: queued as ABC"},
 		{"null MX", "null.test", "", []string{"b@null.test"}, "5.1.10 Domain null.test does not accept mail (nullMX)"},
 		{"no such domain", "none.test", "", []string{"b@none.test"},
-			"5.4.4 Host or domain name not found. Name service error for name=none.test type=MX: Host not found"},
+			"5.4.4 Host or domain name not found. Name service error for name=none.test type=A: Host not found"},
 		{"MX without address", "nomx.test", "", []string{"b@nomx.test"},
 			"5.4.4 Host or domain name not found. Name service error for name=gone.test type=A: Host not found"},
 		{"DNS down", "servfail.test", "", []string{"b@x"},
