@@ -61,6 +61,8 @@ var (
 	errStale = errors.New("index is of another epoch")
 	errLost  = errors.New("index is missing")
 	errOther = errors.New("uniqueid of another mailbox")
+
+	errMissing = errors.New("the mailbox is in the list, but not on its partition")
 )
 
 // hold makes the directory's descriptor stay open until release.
@@ -82,14 +84,14 @@ func (b *box) hold() error {
 	if err == nil {
 		var st unix.Stat_t
 		if err = unix.Fstat(fd, &st); err == nil && b.ino != 0 && st.Ino != b.ino {
-			err = ErrNotFound // the name leads elsewhere by now
+			err = b.missing() // the name leads elsewhere by now
 		}
 		if err != nil {
 			unix.Close(fd)
 		}
 		b.ino = st.Ino
 	} else if errors.Is(err, fs.ErrNotExist) {
-		err = ErrNotFound
+		err = b.missing()
 	}
 	if err != nil {
 		f.mu.Lock()
@@ -99,6 +101,21 @@ func (b *box) hold() error {
 	}
 	b.dir = fd
 	return nil
+}
+
+// missing tells what it means that a mailbox is not where it was. If the list
+// says it is there, its volume is not, or it is just being renamed: that is no
+// reason to call it unknown, for mail would bounce.
+func (b *box) missing() error {
+	b.st.dropBox(b)
+	path, err := b.st.pathOf(b.id)
+	if err != nil {
+		return err
+	}
+	if path != *b.path.Load() {
+		return ErrNotFound // it was renamed: the next one to open it finds it
+	}
+	return fmt.Errorf("%s: %w", path, errMissing)
 }
 
 // release lets the descriptors be closed, should too many be open.
@@ -167,17 +184,20 @@ func readFileAt(dirfd int, name string, limit int64) ([]byte, error) {
 func (b *box) freshMeta() error {
 	st, err := fstatat(b.dir, metaName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNotFound
+		return b.missing()
 	}
 	if err != nil || idOf(&st) == b.state.Load().metaAt {
 		return err
 	}
 	m, at, err := readMeta(b.dir)
+	if errors.Is(err, ErrNotFound) {
+		return b.missing()
+	}
 	if err != nil {
 		return err
 	}
 	if m.id != b.id {
-		return ErrNotFound // another mailbox of that name
+		return b.missing() // another mailbox of that name
 	}
 	b.setMeta(m, at)
 	return nil
@@ -380,7 +400,7 @@ func (b *box) refresh(load bool) (*state, error) {
 			return b.loaded(s, load), nil
 		}
 		if _, err := fstatat(b.dir, metaName); errors.Is(err, fs.ErrNotExist) {
-			return nil, ErrNotFound // the whole mailbox went
+			return nil, b.missing() // the whole mailbox went
 		}
 		return nil, errLost
 	}
@@ -499,6 +519,9 @@ func (b *box) load(ctx context.Context) error {
 	}
 	defer b.release()
 	m, at, err := readMeta(b.dir)
+	if errors.Is(err, ErrNotFound) {
+		return b.missing()
+	}
 	if err != nil {
 		return err
 	}

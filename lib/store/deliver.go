@@ -214,15 +214,16 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (*box, error) {
 	if t.Found.ID != "" {
 		b, err := s.deliverTo(ctx, d, t, &t.Found)
-		if !errors.Is(err, ErrNotFound) && !errors.Is(err, errOther) {
+		if !isStale(err) {
 			return b, err
 		} // else it was renamed, or made again, since
 	}
-	e, err := s.list.get(ctx, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	return s.deliverTo(ctx, d, t, &e)
+	var b *box
+	err := s.find(ctx, t.Name, func(e *Entry) (err error) {
+		b, err = s.deliverTo(ctx, d, t, e)
+		return err
+	})
+	return b, err
 }
 
 func (s *Store) deliverTo(ctx context.Context, d *Draft, t Target, e *Entry) (*box, error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,25 +19,57 @@ import (
 )
 
 // Lookup finds a mailbox, with what only its .mailbox says.
-func (s *Store) Lookup(ctx context.Context, name mailbox.Name) (Entry, error) {
-	e, err := s.list.get(ctx, name)
-	if err != nil {
-		return e, err
+func (s *Store) Lookup(ctx context.Context, name mailbox.Name) (found Entry, err error) {
+	err = s.find(ctx, name, func(e *Entry) error {
+		found = *e
+		b, err := s.getBox(ctx, e)
+		if err != nil {
+			return err
+		}
+		defer s.putBox(b)
+		if err := b.hold(); err != nil {
+			return err
+		}
+		defer b.release()
+		if err := b.freshMeta(); err != nil {
+			return err
+		}
+		found.Annotations = maps.Clone(b.state.Load().meta.annotations)
+		return nil
+	})
+	return found, err
+}
+
+// find looks a name up and does something with it. Should the mailbox not be
+// where the list says, it is just being renamed, which takes a moment, or its
+// volume is not there.
+func (s *Store) find(ctx context.Context, name mailbox.Name, fn func(*Entry) error) error {
+	for try := 1; ; try++ {
+		e, err := s.list.get(ctx, name)
+		if err != nil {
+			return err
+		}
+		err = fn(&e)
+		if !isStale(err) {
+			return err
+		}
+		if try == 4 {
+			if errors.Is(err, ErrNotFound) {
+				err = fmt.Errorf("%s: %w", name, errMissing)
+			}
+			return err
+		}
+		select {
+		case <-time.After(time.Duration(try*try) * 5 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	b, err := s.getBox(ctx, &e)
-	if err != nil {
-		return e, err
-	}
-	defer s.putBox(b)
-	if err := b.hold(); err != nil {
-		return e, err
-	}
-	defer b.release()
-	if err := b.freshMeta(); err != nil {
-		return e, err
-	}
-	e.Annotations = maps.Clone(b.state.Load().meta.annotations)
-	return e, nil
+}
+
+// isStale reports whether another look into the list may help.
+func isStale(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, errMissing) || errors.Is(err, errOther)
 }
 
 // Exists finds a mailbox in the list, and touches nothing else.
@@ -45,16 +78,20 @@ func (s *Store) Exists(ctx context.Context, name mailbox.Name) (Entry, error) {
 }
 
 // Status is what the header of the index knows.
-func (s *Store) Status(ctx context.Context, name mailbox.Name) (Status, error) {
-	e, err := s.list.get(ctx, name)
-	if err != nil {
-		return Status{}, err
-	}
-	b, err := s.getBox(ctx, &e)
-	if err != nil {
-		return Status{}, err
-	}
-	defer s.putBox(b)
+func (s *Store) Status(ctx context.Context, name mailbox.Name) (found Status, err error) {
+	err = s.find(ctx, name, func(e *Entry) error {
+		b, err := s.getBox(ctx, e)
+		if err != nil {
+			return err
+		}
+		defer s.putBox(b)
+		found, err = b.status(ctx)
+		return err
+	})
+	return found, err
+}
+
+func (b *box) status(ctx context.Context) (Status, error) {
 	if err := b.hold(); err != nil {
 		return Status{}, err
 	}

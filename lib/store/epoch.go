@@ -136,8 +136,13 @@ func (s *Store) closeEpoch() error {
 	if err := unix.Flock(int(s.users.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil // others are still there
 	}
-	for _, path := range s.conf.Partitions {
-		if err := syncFS(path); err != nil {
+	for name, path := range s.conf.Partitions {
+		err := syncFS(path)
+		if errors.Is(err, fs.ErrNotExist) { // whoever took the volume away has synced it
+			s.conf.Log.Warnf("partition %s: %v", name, err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -24,11 +24,11 @@ var _ Mailbox = (*handle)(nil)
 // Open opens a mailbox. It asks for no right: that is the caller's business,
 // before or after, with Rights.
 func (s *Store) Open(ctx context.Context, name mailbox.Name, as User) (Mailbox, error) {
-	e, err := s.list.get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	b, err := s.getBox(ctx, &e)
+	var b *box
+	err := s.find(ctx, name, func(e *Entry) (err error) {
+		b, err = s.getBox(ctx, e)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -297,7 +297,7 @@ func (s *Store) getBox(ctx context.Context, e *Entry) (*box, error) {
 	}
 	s.mu.Lock()
 	b := s.boxes[e.ID]
-	if b == nil {
+	if b == nil || *b.path.Load() != path { // other processes rename, too
 		b = &box{st: s, id: e.ID, tag: tagOf(e.ID), partition: e.Partition, dir: -1, index: -1, turn: make(chan struct{}, 1)}
 		b.path.Store(&path)
 		b.turn <- struct{}{}

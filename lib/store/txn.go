@@ -84,10 +84,11 @@ func (b *box) findAgain() error {
 	}
 	path, err := b.st.pathOf(b.id)
 	if err != nil {
+		b.st.dropBox(b)
 		return err
 	}
 	if st, err = fstatat(unix.AT_FDCWD, path); err != nil || st.Ino != b.ino {
-		return ErrNotFound
+		return b.missing()
 	}
 	b.path.Store(&path)
 	return nil

@@ -1,0 +1,123 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"angarium/lib/mailbox"
+)
+
+// another opens the same store once more, as another process does.
+func (f *fixture) another() *fixture {
+	f.t.Helper()
+	o := &fixture{t: f.t, dir: f.dir, conf: f.conf, now: f.now}
+	o.open()
+	f.t.Cleanup(func() {
+		if o.Store != nil {
+			o.close()
+		}
+	})
+	return o
+}
+
+func (f *fixture) deliver(name mailbox.Name, text string) error {
+	f.t.Helper()
+	return f.Deliver(bg, f.stage(text, Source{}), []Target{{Name: name}})[0]
+}
+
+// TestRenamedElsewhere: what one process knows of a mailbox does not keep mail
+// from it after another one renamed it, deleted it, or made it anew.
+func TestRenamedElsewhere(t *testing.T) {
+	f := newFixture(t)
+	o := f.another()
+	f.create("user.bob")
+	f.create("user.bob.a")
+	must(t, f.deliver("user.bob.a", letter(1)))
+	found, err := f.Exists(bg, "user.bob.a")
+	must(t, err)
+	must(t, o.Rename(bg, "user.bob.a", "user.bob.b", ""))
+	must(t, f.deliver("user.bob.b", letter(2)))
+	if err := f.Deliver(bg, f.stage(letter(3), Source{}), []Target{{Name: "user.bob.a", Found: found}})[0]; !errors.Is(err, ErrNotFound) {
+		t.Errorf("delivery to the old name: %v", err)
+	}
+	must(t, o.Rename(bg, "user.bob.b", "user.bob.b", "two")) // another partition
+	must(t, f.deliver("user.bob.b", letter(4)))
+	_, err = f.Status(bg, "user.bob.b")
+	must(t, err)
+	_, err = f.Lookup(bg, "user.bob.b")
+	must(t, err)
+	equal(t, "messages", f.view(f.mailbox("user.bob.b")).Len(), 3)
+	must(t, o.Delete(bg, "user.bob.b"))
+	o.create("user.bob.b")
+	must(t, f.deliver("user.bob.b", letter(5)))
+	m := o.mailbox("user.bob.b")
+	equal(t, "messages", o.view(m).Len(), 1)
+}
+
+// TestLostVolume: mail for a mailbox that is in the list, but not where it
+// should be, waits; it does not bounce.
+func TestLostVolume(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	_, err := f.Create(bg, Entry{Name: "user.ann", Partition: "two"})
+	must(t, err)
+	must(t, f.deliver("user.ann", letter(1)))
+	f.close()
+	f.open()
+	must(t, os.Rename(f.dir+"/spool2", f.dir+"/spool2.away"))
+	check := func(what string, err error) {
+		t.Helper()
+		if err == nil || errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	check("delivery", f.deliver("user.ann", letter(2)))
+	_, err = f.Open(bg, "user.ann", User{ID: "ann"})
+	check("opening", err)
+	_, err = f.Status(bg, "user.ann")
+	check("status", err)
+	must(t, f.deliver("user.bob", letter(3)))
+	f.close()
+	must(t, os.Rename(f.dir+"/spool2.away", f.dir+"/spool2"))
+	f.conf.BootID = "boot2"
+	f.open()
+	must(t, f.deliver("user.ann", letter(4)))
+	v := f.view(f.mailbox("user.ann"))
+	equal(t, "messages", v.Len(), 2)
+	equal(t, "UIDNEXT after an orderly stop without the volume", v.Status().UIDNext, 3)
+	// The volume goes while the mailbox is open.
+	must(t, os.Rename(f.dir+"/spool2", f.dir+"/spool2.away"))
+	check("delivery", f.deliver("user.ann", letter(5)))
+	must(t, os.Rename(f.dir+"/spool2.away", f.dir+"/spool2"))
+	must(t, f.deliver("user.ann", letter(6)))
+}
+
+// TestOrderlyStop: any part may stop and start, or be killed, while others go on.
+func TestOrderlyStop(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	must(t, f.deliver("user.bob", letter(1)))
+	f.die()
+	o := f.another()
+	for i := range 3 {
+		f.open()
+		p := f.another()
+		must(t, f.deliver("user.bob", letter(2)))
+		p.close()
+		if i == 1 {
+			f.die()
+		} else {
+			f.close()
+		}
+	}
+	o.die()
+	f.open()
+	must(t, f.deliver("user.bob", letter(2)))
+	f.pass(time.Minute)
+	f.close()
+	f.conf.BootID = "boot2"
+	f.open()
+	equal(t, "UIDNEXT", f.view(f.mailbox("user.bob")).Status().UIDNext, 6)
+}
