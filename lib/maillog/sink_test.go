@@ -160,3 +160,52 @@ func TestReason(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Lines that may wait go out with the next one, or soon, and in their order.
+func TestSoon(t *testing.T) {
+	dir := t.TempDir()
+	socket, path := filepath.Join(dir, "postlog"), filepath.Join(dir, "mail.log")
+	postlogd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(Config{File: path, Socket: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := New(s, "postfix/qmgr")
+	get := func() (texts []string) {
+		b := make([]byte, 1024)
+		_ = postlogd.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := postlogd.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.SplitSeq(string(b[:n]), "\n") {
+			_, text, _ := strings.Cut(line, "]: ")
+			texts = append(texts, text)
+		}
+		return texts
+	}
+	l.Soonf("one %d", 1)
+	l.Soonf("two\nlines")
+	l.Infof("three")
+	if got := strings.Join(get(), "|"); got != "one 1|two?lines|three" {
+		t.Errorf("a datagram of %q", got)
+	}
+	l.Soonf("four")
+	if got := strings.Join(get(), "|"); got != "four" {
+		t.Errorf("alone: %q", got)
+	}
+	l.Soonf("five")
+	l.Flush()
+	if got := strings.Join(get(), "|"); got != "five" {
+		t.Errorf("at the end: %q", got)
+	}
+	postlogd.Close()
+	l.Soonf("six")
+	l.Infof("seven")
+	if got := strings.Count(read(t, path), "\n"); got != 2 || !strings.Contains(read(t, path), "six\n") {
+		t.Errorf("without postlogd: %q", read(t, path))
+	}
+}
