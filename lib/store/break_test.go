@@ -80,6 +80,22 @@ func TestLostVolume(t *testing.T) {
 	check("status", err)
 	must(t, f.deliver("user.bob", letter(3)))
 	f.close()
+	must(t, os.Mkdir(f.dir+"/spool2", 0o700)) // the mount point
+	f.open()
+	check("delivery", f.deliver("user.ann", letter(2)))
+	_, err = f.Create(bg, Entry{Name: "user.carl", Partition: "two"})
+	check("creation", err)
+	_, err = f.RebuildList(bg, true)
+	must(t, err)
+	_, err = f.Exists(bg, "user.ann")
+	must(t, err)
+	f.close()
+	must(t, os.Remove(f.dir+"/conf/mailboxes.db"))
+	if s, err := Open(bg, f.conf); err == nil {
+		s.Close()
+		t.Error("a list without user.ann was made")
+	}
+	must(t, os.Remove(f.dir+"/spool2"))
 	must(t, os.Rename(f.dir+"/spool2.away", f.dir+"/spool2"))
 	f.conf.BootID = "boot2"
 	f.open()

@@ -284,6 +284,9 @@ func (s *Store) leftover(ctx context.Context, tx *sql.Tx, fd int, e *Entry, old 
 
 // mkdirs makes dir and what is missing above it, down from root, durably.
 func (s *Store) mkdirs(root, dir string) error {
+	if err := noVolume(root); err != nil {
+		return err
+	}
 	var missing []string
 	for d := dir; len(d) > len(root); d = filepath.Dir(d) {
 		if _, err := fstatat(unix.AT_FDCWD, d); err == nil {

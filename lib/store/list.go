@@ -166,6 +166,15 @@ func (l *mailboxList) complete(ctx context.Context, db *sql.DB) error {
 
 // fillFrom reads every .mailbox into the list.
 func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	known, err := s.knownPartitions()
+	if err != nil {
+		return 0, err
+	}
+	for name, path := range s.conf.Partitions {
+		if err := noVolume(path); err != nil && known[name] {
+			return 0, fmt.Errorf("partition %s: %w", name, err)
+		}
+	}
 	highest := int64(0)
 	for e, err := range s.scan(ctx) {
 		if err != nil {

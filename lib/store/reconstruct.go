@@ -164,8 +164,8 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 // reachable reports whether a partition's volume is there: what lies on one that
 // is not, is not lost.
 func (s *Store) reachable(partition string) bool {
-	_, err := fstatat(unix.AT_FDCWD, filepath.Join(s.conf.Partitions[partition], stageDir))
-	return err == nil
+	path, ok := s.conf.Partitions[partition]
+	return ok && noVolume(path) == nil
 }
 
 // AddFound puts mailboxes into the list that lie on a partition, at or below a

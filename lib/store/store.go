@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,8 +104,8 @@ func Open(ctx context.Context, conf Config) (*Store, error) {
 	ok := false
 	defer func() {
 		if !ok {
-			s.users.Close()
-			s.list.close()
+			_ = s.list.close()
+			_ = s.closeEpoch()
 		}
 	}()
 	if _, err := s.list.open(ctx); err != nil {
@@ -139,12 +141,19 @@ func (s *Store) prepare() error {
 	if err := os.MkdirAll(s.conf.ConfigDirectory, 0o750); err != nil {
 		return err
 	}
+	known, err := s.knownPartitions()
+	if err != nil {
+		return err
+	}
 	for name, path := range s.conf.Partitions {
 		stage := filepath.Join(path, stageDir)
-		if err := os.MkdirAll(stage, 0o700); err != nil {
+		if err = noVolume(path); err == nil || !known[name] {
+			err = os.MkdirAll(stage, 0o700)
+		}
+		if err != nil {
 			// A volume that is not there makes its mailboxes inaccessible, no others.
 			if name == s.conf.DefaultPartition {
-				return err
+				return fmt.Errorf("partition %s: %w", name, err)
 			}
 			s.conf.Log.Errorf("partition %s: %v", name, err)
 			continue
@@ -153,8 +162,52 @@ func (s *Store) prepare() error {
 			return fmt.Errorf("partition %s (%s): %w", name, path, err)
 		}
 		s.cleanStage(stage)
+		if !known[name] {
+			if err := s.notePartition(name); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// partitionsName is the file that knows which partitions were there once, a name
+// a line: of those, one that is empty is a volume that is not mounted, and
+// nothing must be made there, nor taken for deleted.
+const partitionsName = "partitions"
+
+func (s *Store) knownPartitions() (map[string]bool, error) {
+	text, err := os.ReadFile(filepath.Join(s.conf.ConfigDirectory, partitionsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		known[strings.TrimSuffix(line, "\n")] = true
+	}
+	return known, nil
+}
+
+func (s *Store) notePartition(name string) error {
+	f, err := os.OpenFile(filepath.Join(s.conf.ConfigDirectory, partitionsName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(name + "\n") // one write: no line is ever mixed with another process'
+	return errors.Join(err, f.Close())
+}
+
+// noVolume tells why there is nothing at a partition's path: not even .stage, nor
+// anything else.
+func noVolume(path string) error {
+	if _, err := fstatat(unix.AT_FDCWD, filepath.Join(path, stageDir)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	empty, err := dirEmpty(unix.AT_FDCWD, path)
+	if err == nil && empty {
+		err = fmt.Errorf("%s is empty, and was not: is its volume mounted? (if it shall begin anew, make %s there)", path, stageDir)
+	}
+	return err
 }
 
 // tryFlock refuses a file system on which two descriptors don't exclude each other.
