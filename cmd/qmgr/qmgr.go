@@ -49,9 +49,11 @@ type daemon struct {
 	cleanup *cleanup.Cleanup
 	posted  *cleanup.Cleanup // for what people on this machine post
 	filter  string           // content_filter of that
-	m       *qmgr.Manager
-	agents  []io.Closer
-	file    *os.File // pid/unix.qmgr
+
+	flushable *route.List // fast_flush_domains
+	m         *qmgr.Manager
+	agents    []io.Closer
+	file      *os.File // pid/unix.qmgr
 }
 
 func setup(_ context.Context, env *service.Env) (service.Handler, error) {
@@ -75,6 +77,9 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	cc.Notify = func(id string) { d.m.Notice(id) } // no way over a socket to ourselves
 	d.cleanup = cleanup.New(cc, q)
 	d.pickupCleanup(env, cc)
+	if d.flushable, err = mailconf.Domains(d.conf, "fast_flush_domains", d.log); err != nil {
+		return nil, err
+	}
 	expander, err := d.expander(router)
 	if err != nil {
 		return nil, err
@@ -291,6 +296,21 @@ func (d *daemon) serveTrigger(s *service.Session) {
 	}
 }
 
+// flushSite tries what waits for a site, if fast_flush_domains has it. There are
+// no logs for each site as in Postfix: the deferred queue is looked through.
+func (d *daemon) flushSite(s *service.Session, site string) string {
+	ok, err := d.flushable.Match(context.Background(), site)
+	switch {
+	case err != nil:
+		s.Log.Warnf("fast_flush_domains: %v", err)
+		return "-1"
+	case !ok:
+		return "4"
+	}
+	d.m.FlushSite(site)
+	return "0"
+}
+
 // serveFlush is flush(8): tries for one site or one message.
 func (d *daemon) serveFlush(s *service.Session) {
 	_, err := s.Conn.Write(ipc.EndAttrs(ipc.AppendAttrs(nil, ipc.Attr{Name: "protocol", Value: "queue_flush_protocol"})))
@@ -304,8 +324,7 @@ func (d *daemon) serveFlush(s *service.Session) {
 	status := "3" // a bad request
 	switch ipc.Get(attrs, "request") {
 	case "send_site":
-		d.m.Trigger('A')
-		status = "0"
+		status = d.flushSite(s, ipc.Get(attrs, "site"))
 	case "send_file":
 		if id := ipc.Get(attrs, "queue_id"); queue.ValidID(id) {
 			d.m.TryNow(id)

@@ -14,8 +14,10 @@ import (
 	"angarium/lib/conf/mailconf"
 	"angarium/lib/conf/queueconf"
 	"angarium/lib/dns"
+	"angarium/lib/ipc"
 	"angarium/lib/queue"
 	"angarium/lib/service"
+	"angarium/lib/smtp"
 	"angarium/lib/smtpd"
 )
 
@@ -63,7 +65,7 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 			mailconf.NoMappings(&cc)
 		}
 		c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
-		c.Service, c.Limits = s.Name, limits
+		c.Service, c.Limits, c.Flush = s.Name, limits, flusher(s)
 		if s.Conf.Bool("smtpd_peername_lookup") {
 			c.Resolver = names
 		}
@@ -77,6 +79,27 @@ func (d *daemon) Serve(ctx context.Context, s *service.Session) {
 		line.Serve(ctx, s.Conn, s.Log, s.Stress)
 	}
 }
+
+// flusher asks flush(8) to deliver what waits for a site: ETRN, RFC 1985.
+func flusher(s *service.Service) func(context.Context, string) smtp.Reply {
+	path := "public/" + s.Conf.String("flush_service_name") // from the queue directory
+	return func(ctx context.Context, site string) smtp.Reply {
+		ctx, cancel := context.WithTimeout(ctx, flushTime)
+		defer cancel()
+		reply, err := ipc.Ask(ctx, path, "queue_flush_protocol", ipc.Attr{Name: "request", Value: "send_site"}, ipc.Attr{Name: "site", Value: site})
+		switch status := ipc.Get(reply, "status"); {
+		case err == nil && status == "0":
+			return smtp.Reply{}
+		case err == nil && status == "4":
+			return smtp.Reply{Code: 459, Text: "<" + site + ">: service unavailable"}
+		}
+		s.Log.Warnf("flush service: site %q: %v", site, err)
+		return smtp.Reply{Code: 458, Text: "Unable to queue messages"}
+	}
+}
+
+// flushTime is how long the flush service may take to answer.
+const flushTime = time.Minute
 
 func resolvConf() dns.Config {
 	c, err := dns.FromResolvConf("/etc/resolv.conf")

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
+	"angarium/lib/agent"
 	"angarium/lib/queue"
 )
 
@@ -227,4 +230,81 @@ func (m *Manager) TryNow(id string) {
 	m.notices = append(m.notices, candidate{dir: dir, id: id})
 	m.mu.Unlock()
 	m.poke()
+}
+
+// maxSites bounds the sites that wait for a flush: more of them cost a scan each,
+// and strangers may ask (ETRN).
+const maxSites = 100
+
+// FlushSite tries the deferred messages that have a recipient at a domain, due or
+// not: ETRN, postqueue -s. It does not wait for them.
+func (m *Manager) FlushSite(domain string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slices.Contains(m.sites, domain) || len(m.sites) >= maxSites || m.draining {
+		return
+	}
+	m.sites = append(m.sites, domain)
+	if len(m.sites) == 1 {
+		m.jobs.Add(1)
+		go m.flushSites()
+	}
+}
+
+func (m *Manager) flushSites() {
+	defer m.jobs.Done()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for len(m.sites) > 0 && !m.draining {
+		site := m.sites[0]
+		for _, t := range m.transports {
+			t.revive()
+		}
+		m.mu.Unlock()
+		m.flushSite(site)
+		m.mu.Lock()
+		m.sites = m.sites[1:]
+	}
+	m.sites = nil
+}
+
+func (m *Manager) flushSite(site string) {
+	for id, err := range m.c.Queue.Scan(queue.Deferred) {
+		if err != nil {
+			m.c.Log.Warnf("scan deferred: %v", err)
+			return
+		}
+		if !m.waitsFor(id, site) || m.c.Queue.SetTry(queue.Deferred, id, m.c.Now()) != nil {
+			continue
+		}
+		m.mu.Lock()
+		stop := m.draining
+		m.notices = append(m.notices, candidate{dir: queue.Deferred, id: id})
+		m.mu.Unlock()
+		if stop {
+			return
+		}
+		m.poke()
+	}
+}
+
+// waitsFor reports whether a deferred message has a recipient at a domain.
+func (m *Manager) waitsFor(id, site string) bool {
+	f, err := m.c.Queue.OpenMessage(queue.Deferred, id)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for from := int64(0); from >= 0; {
+		var list []agent.Recipient
+		if list, from, err = f.Recipients(from, m.c.Chunk); err != nil {
+			return false
+		}
+		for i := range list {
+			if strings.EqualFold(list[i].Address.Domain, site) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -107,6 +107,7 @@ type Manager struct {
 	cond       *sync.Cond // deliveries ended
 	active     map[string]*message
 	transports map[string]*transport
+	sites      []string    // to be flushed; the first one is under way
 	notices    []candidate // what cleanup announced, and postqueue -i asked for
 	wantScan   scanFlags
 	died       map[string]int // messages during whose delivery an agent panicked

@@ -546,3 +546,44 @@ func TestSoftBounce(t *testing.T) {
 		t.Errorf("is in %q", h.where(id))
 	}
 }
+
+// TestFlushSite: only what waits for the site is tried, and one id alone if asked.
+func TestFlushSite(t *testing.T) {
+	h := newHouse(t)
+	h.agent = func(r *agent.Request) []agent.Result {
+		return results(r, agent.Result{Err: dsn.New(0, "4.4.1", "connect to it: Connection refused")})
+	}
+	h.start()
+	var ids []string
+	for _, to := range []string{"a@one.test", "b@two.test", "c@ONE.test"} {
+		ids = append(ids, h.post("a@x.test", to))
+		h.m.Notice(ids[len(ids)-1])
+	}
+	deferred := func(id string) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); h.where(id) != "deferred"; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s is in %q", id, h.where(id))
+			}
+		}
+	}
+	for _, id := range ids {
+		deferred(id)
+	}
+	h.mu.Lock()
+	h.got, h.agent = nil, nil
+	h.mu.Unlock()
+	h.m.FlushSite("one.test")
+	h.wait(ids[0] + ": removed")
+	h.wait(ids[2] + ": removed")
+	if h.where(ids[1]) != "deferred" {
+		t.Errorf("mail for another site is in %q", h.where(ids[1]))
+	}
+	h.m.TryNow(ids[1])
+	h.wait(ids[1] + ": removed")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.got) != 3 {
+		t.Errorf("tried %v", h.got)
+	}
+}
