@@ -38,10 +38,12 @@ type box struct {
 	users int        // guarded by Store.fds.mu
 	idle  *list.Element
 
-	smu      sync.Mutex
-	index    int // descriptor of .index, or -1
-	indexIno uint64
-	state    atomic.Pointer[state]
+	smu   sync.Mutex
+	index int // descriptor of .index, or -1
+	// freshIndex: the name .index was given to another file since the last sync.
+	freshIndex atomic.Bool
+	indexIno   uint64
+	state      atomic.Pointer[state]
 
 	loading sync.Mutex // the first state is being made
 	refs    int        // guarded by Store.mu

@@ -2,9 +2,13 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"angarium/lib/mailbox"
 )
@@ -136,4 +140,93 @@ func TestOrderlyStop(t *testing.T) {
 	f.conf.BootID = "boot2"
 	f.open()
 	equal(t, "UIDNEXT", f.view(f.mailbox("user.bob")).Status().UIDNext, 6)
+}
+
+// TestRenamedHierarchy: a renaming of several mailboxes that is interrupted is
+// finished when the store is opened next; one that fails is undone.
+func TestRenamedHierarchy(t *testing.T) {
+	for _, step := range []string{"move", "moved"} {
+		for n := 1; n <= 3; n++ {
+			f := newFixture(t)
+			f.create("user.bob")
+			names := []mailbox.Name{"user.bob.a", "user.bob.a.b", "user.bob.a.b.c"}
+			for i, name := range names {
+				f.create(name)
+				must(t, f.deliver(name, letter(i)))
+			}
+			count := 0
+			f.Store.conf.Fault = func(s string) error {
+				if s == step {
+					if count++; count == n {
+						return unix.EIO
+					}
+				}
+				return nil
+			}
+			if err := f.Rename(bg, "user.bob.a", "user.bob.z", ""); err == nil {
+				t.Fatal("no error")
+			}
+			for i, name := range names {
+				equal(t, step+" undone", f.body(f.mailbox(name), 1), letter(i))
+				must(t, f.deliver(name, letter(7)))
+			}
+			// As one does who dies there: nothing is undone.
+			count = 0
+			func() {
+				defer func() { _ = recover() }()
+				f.Store.conf.Fault = func(s string) error {
+					if s == step {
+						if count++; count == n {
+							panic("dies")
+						}
+					}
+					return nil
+				}
+				_ = f.Rename(bg, "user.bob.a", "user.bob.z", "")
+			}()
+			f.die()
+			f.open()
+			for i, name := range names {
+				to := name.Rename("user.bob.a", "user.bob.z")
+				if _, err := f.Exists(bg, name); !errors.Is(err, ErrNotFound) {
+					t.Errorf("%s %d: %s: %v", step, n, name, err)
+				}
+				m := f.mailbox(to)
+				equal(t, step+" finished", f.body(m, 1), letter(i))
+				equal(t, "messages", f.view(m).Len(), 2)
+			}
+		}
+	}
+}
+
+// TestSyncInTime: rule 13's second holds for many mailboxes, though each sync takes
+// as long as on a slow disk.
+func TestSyncInTime(t *testing.T) {
+	f := newFixture(t)
+	const boxes = 200
+	synced := new(atomic.Int32)
+	f.Store.conf.Fault = func(s string) error {
+		if s == "index sync" {
+			time.Sleep(15 * time.Millisecond)
+			synced.Add(1)
+		}
+		return nil
+	}
+	for i := range boxes {
+		name := mailbox.Name(fmt.Sprintf("user.u%d", i))
+		f.create(name)
+		must(t, f.deliver(name, letter(1)))
+		m := f.mailbox(name)
+		f.change(m, SetOf(1), FlagOp{Flags: FlagFlagged})
+		m.Close()
+	}
+	f.now.Add(int64(syncAfter))
+	start := time.Now()
+	f.SyncIndexes(bg)
+	if d := time.Since(start); d > time.Second-syncAfter-tickEvery+time.Second {
+		t.Errorf("%d mailboxes took %v", boxes, d)
+	}
+	equal(t, "synced", synced.Load(), boxes)
+	f.SyncIndexes(bg)
+	equal(t, "synced", synced.Load(), boxes)
 }

@@ -31,6 +31,10 @@ import (
 
 const stageDir = ".stage"
 
+// sameDate is how many seconds after its INTERNALDATE a message may be saved
+// without a date of its own for that, which only .extra could keep.
+const sameDate = 5
+
 // Draft is a message on its way into mailboxes: written, synced, but nobody's yet.
 type Draft struct {
 	Size     int64
@@ -282,7 +286,7 @@ func (b *box) add(ctx context.Context, items []item, overQuota bool) ([]Message,
 		unreserve()
 		return nil, err
 	}
-	b.changed(Messages)
+	b.arrived(msgs)
 	return msgs, nil
 }
 
@@ -311,6 +315,9 @@ func (t *txn) add(items []item) ([]Message, error) {
 			UID: first + UID(i), Flags: it.flags, ModSeq: t.hdr.modseq, Created: t.hdr.modseq,
 			Size: it.size, Internal: max(it.internal, 0), Saved: now, GUID: it.guid,
 		}
+		if d := now - m.Internal; d > 0 && d <= sameDate {
+			m.Saved = m.Internal // new mail: its name shall say all
+		}
 		for _, k := range it.keywords {
 			if bit := keywordBit(keywords, k); bit >= 0 {
 				m.setKeyword(bit, true)
@@ -329,7 +336,6 @@ func (t *txn) add(items []item) ([]Message, error) {
 	if err := t.commit(msgs); err != nil {
 		return nil, t.undo(msgs, err)
 	}
-	t.b.noteExtra(msgs)
 	return msgs, t.b.st.fault("committed")
 }
 

@@ -334,7 +334,7 @@ func (s *Store) Delete(ctx context.Context, name mailbox.Name) error {
 	}
 	if s.conf.DelayedDelete && !name.IsDeleted() {
 		for at := s.now().Unix(); ; at++ {
-			err := s.moveOne(ctx, e, deletedName(name, at), "")
+			err := s.moveAll(ctx, []move{{e, deletedName(name, at)}}, "")
 			if !errors.Is(err, ErrExists) {
 				return err
 			}

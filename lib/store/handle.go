@@ -134,6 +134,9 @@ func (h *handle) CopyTo(ctx context.Context, to Mailbox, uids UIDSet, move bool)
 		if _, err := h.Expunge(ctx, moved); err != nil {
 			return pairs, err
 		}
+		if err := h.b.syncIndex(); err != nil { // rule 13: MOVE is for good
+			return pairs, err
+		}
 	}
 	return pairs, nil
 }

@@ -20,9 +20,10 @@ func unixTime(s int64) time.Time { return time.Unix(s, 0) }
 
 // Rename gives a mailbox and those below it another name, or another partition.
 //
-// What is about to move is noted in the list first, durably; then the directories
-// move; then the names in the list, and the note goes. Whoever opens the store
-// and finds a note finishes the move.
+// All that is about to move is noted in the list first, durably; then, one mailbox
+// after the other, the directories move and the names in the list, and the note
+// goes. Whoever opens the store and finds notes of one who died finishes what they
+// tell of. When a move fails, what was moved goes back.
 func (s *Store) Rename(ctx context.Context, from, to mailbox.Name, partition string) error {
 	if err := to.Check(); err != nil {
 		return err
@@ -46,8 +47,8 @@ func (s *Store) Rename(ctx context.Context, from, to mailbox.Name, partition str
 	if from.IsInbox() && !to.IsInbox() {
 		return s.renameInbox(ctx, e, to, partition)
 	}
-	var all []Entry
-	for c, err := range s.List(ctx, Query{Under: from}) {
+	var all []move
+	for c, err := range s.List(ctx, Query{Under: from, Deleted: true}) {
 		if err != nil {
 			return err
 		}
@@ -55,17 +56,127 @@ func (s *Store) Rename(ctx context.Context, from, to mailbox.Name, partition str
 		if err := n.Check(); err != nil {
 			return err
 		}
-		if _, err := s.list.get(ctx, n); !errors.Is(err, ErrNotFound) {
-			return or(err, ErrExists)
-		}
-		all = append(all, c)
+		all = append(all, move{c, n})
 	}
-	for _, c := range all {
-		if err := s.moveOne(ctx, c, c.Name.Rename(from, to), partition); err != nil {
+	return s.moveAll(ctx, all, partition)
+}
+
+// move is a mailbox and its next name.
+type move struct {
+	Entry
+	to mailbox.Name
+}
+
+// moveAll gives some mailboxes other names: all or none.
+func (s *Store) moveAll(ctx context.Context, all []move, partition string) error {
+	lock, err := s.lockMoves(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(lock)
+	err = s.list.change(ctx, func(tx *sql.Tx) error {
+		for _, m := range all {
+			if _, err := getTx(ctx, tx, m.to); !errors.Is(err, ErrNotFound) {
+				return or(err, ErrExists)
+			}
+			if err := note(ctx, tx, m.Name, m.to); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, m := range all {
+		if err := s.moveOne(ctx, m, partition); err != nil {
+			s.moveBack(all[:i+1], all[i+1:])
 			return err
 		}
 	}
 	return nil
+}
+
+// lockMoves takes the lock that tells that someone alive is about to do what the
+// notes in the list say.
+func (s *Store) lockMoves(how int) (fd int, err error) {
+	fd, err = openat(unix.AT_FDCWD, s.list.path+".moves", unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		return -1, err
+	}
+	for {
+		switch err := unix.Flock(fd, how); err {
+		case nil:
+			return fd, nil
+		case unix.EINTR:
+		default:
+			unix.Close(fd)
+			return -1, sysErr("flock", err)
+		}
+	}
+}
+
+// note remembers that a mailbox is about to move.
+func note(ctx context.Context, tx *sql.Tx, from, to mailbox.Name) error {
+	_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO moves VALUES (?, ?)`, from, to)
+	return err
+}
+
+func forgetNote(ctx context.Context, tx *sql.Tx, from mailbox.Name) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM moves WHERE source = ?`, from)
+	return err
+}
+
+// moveBack undoes moves of which the last failed, and forgets those that were not
+// begun. What can't be undone now will be finished when the store is opened next.
+func (s *Store) moveBack(begun, others []move) {
+	ctx := context.Background()
+	last := begun[len(begun)-1]
+	err := s.list.change(ctx, func(tx *sql.Tx) error {
+		for _, m := range others {
+			if err := forgetNote(ctx, tx, m.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = s.undoMove(ctx, last)
+	}
+	for i := len(begun) - 2; i >= 0 && err == nil; i-- {
+		var e Entry
+		if e, err = s.list.get(ctx, begun[i].to); err != nil {
+			break
+		}
+		back := move{e, begun[i].Name}
+		err = s.list.change(ctx, func(tx *sql.Tx) error { return note(ctx, tx, back.Name, back.to) })
+		if err == nil {
+			err = s.moveOne(ctx, back, begun[i].Partition)
+		}
+	}
+	if err != nil {
+		s.conf.Log.Errorf("undoing the renaming of %s to %s: %v", begun[0].Name, begun[0].to, err)
+	}
+}
+
+// undoMove takes back a move that failed somewhere on the way. A mailbox is where
+// its .mailbox is.
+func (s *Store) undoMove(ctx context.Context, m move) error {
+	e, err := s.list.get(ctx, m.Name)
+	if err != nil {
+		return err
+	}
+	e.Name = m.to
+	dir, err := s.dirOf(e.Partition, m.to)
+	if err != nil {
+		return err
+	}
+	if _, err := fstatat(unix.AT_FDCWD, dir); err == nil {
+		if err := s.moveDirs(e, m.Name); err != nil {
+			return err
+		}
+	}
+	return s.list.change(ctx, func(tx *sql.Tx) error { return forgetNote(ctx, tx, m.Name) })
 }
 
 // renameInbox moves the messages of an INBOX to a new mailbox and leaves the
@@ -88,8 +199,9 @@ func (s *Store) renameInbox(ctx context.Context, e Entry, to mailbox.Name, parti
 	return err
 }
 
-// moveOne gives one mailbox another name.
-func (s *Store) moveOne(ctx context.Context, e Entry, to mailbox.Name, partition string) error {
+// moveOne gives one mailbox another name, which was noted.
+func (s *Store) moveOne(ctx context.Context, m move, partition string) error {
+	e, to := m.Entry, m.to
 	if partition != "" && partition != e.Partition {
 		if err := s.changePartition(ctx, e, partition); err != nil {
 			return err
@@ -106,16 +218,6 @@ func (s *Store) moveOne(ctx context.Context, e Entry, to mailbox.Name, partition
 		return err
 	}
 	defer t.end()
-	err = s.list.change(ctx, func(tx *sql.Tx) error {
-		if _, err := getTx(ctx, tx, to); !errors.Is(err, ErrNotFound) {
-			return or(err, ErrExists)
-		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO moves VALUES (?, ?)`, e.Name, to)
-		return err
-	})
-	if err != nil {
-		return err
-	}
 	if to.IsDeleted() {
 		t.giveBack(Quota{t.hdr.size, int64(t.hdr.live)})
 	}
@@ -194,8 +296,7 @@ func (s *Store) moveEntry(ctx context.Context, e Entry, to mailbox.Name) error {
 				return err
 			}
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM moves WHERE source = ?`, e.Name)
-		return err
+		return forgetNote(ctx, tx, e.Name)
 	})
 }
 
@@ -220,6 +321,14 @@ func (s *Store) moveRoot(n Entry) error {
 
 // finishMoves does what a process that died in the middle of Rename left.
 func (s *Store) finishMoves(ctx context.Context) error {
+	lock, err := s.lockMoves(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil // someone alive is at it
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(lock)
 	db, err := s.list.open(ctx)
 	if err != nil {
 		return err
@@ -249,32 +358,10 @@ func (s *Store) finishMoves(ctx context.Context) error {
 func (s *Store) finishMove(ctx context.Context, from, to mailbox.Name) error {
 	e, err := s.list.get(ctx, from)
 	if errors.Is(err, ErrNotFound) {
-		return s.list.change(ctx, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, `DELETE FROM moves WHERE source = ?`, from)
-			return err
-		})
+		return s.list.change(ctx, func(tx *sql.Tx) error { return forgetNote(ctx, tx, from) })
 	}
 	if err != nil {
 		return err
-	}
-	// A living process may be at it: it holds the lock of whichever directory
-	// has the mailbox now.
-	for _, n := range []mailbox.Name{from, to} {
-		dir, err := s.dirOf(e.Partition, n)
-		if err != nil {
-			return err
-		}
-		fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
-			return nil
-		}
 	}
 	if err := s.moveDirs(e, to); err != nil {
 		return err

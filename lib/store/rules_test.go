@@ -508,39 +508,6 @@ func TestDelayedDelete(t *testing.T) {
 	equal(t, "deleted", len(gone), 3)
 }
 
-// TestInterruptedMove: whoever opens the store next finishes it.
-func TestInterruptedMove(t *testing.T) {
-	for _, step := range []string{"move", "moved"} {
-		f := newFixture(t)
-		f.create("user.bob")
-		m := f.mailbox("user.bob")
-		_ = m
-		s := f.create("user.bob.Sent")
-		f.append(f.mailbox("user.bob.Sent"), letter(1))
-		boom := errors.New("boom")
-		f.Store.conf.Fault = func(at string) error {
-			if at == step {
-				return boom
-			}
-			return nil
-		}
-		if err := f.Rename(bg, "user.bob.Sent", "user.bob.Old", ""); !errors.Is(err, boom) {
-			t.Fatal(err)
-		}
-		f.die()
-		f.open()
-		e, err := f.Lookup(bg, "user.bob.Old")
-		if err != nil || e.ID != s.ID {
-			t.Errorf("%s: %v %v", step, e, err)
-			continue
-		}
-		equal(t, step, f.body(f.mailbox("user.bob.Old"), 1), letter(1))
-		if _, err := f.Lookup(bg, "user.bob.Sent"); !errors.Is(err, ErrNotFound) {
-			t.Errorf("%s: the old name: %v", step, err)
-		}
-	}
-}
-
 func TestSubscriptions(t *testing.T) {
 	f := newFixture(t)
 	for _, n := range []mailbox.Name{"user.bob.Sent", "lists.go", "user.bob"} {

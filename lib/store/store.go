@@ -121,7 +121,8 @@ func Open(ctx context.Context, conf Config) (*Store, error) {
 	bg, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	if !conf.Manual {
-		s.done.Go(func() { s.background(bg) })
+		s.done.Go(func() { s.background(bg, s.SyncIndexes) })
+		s.done.Go(func() { s.background(bg, s.Tend) })
 	}
 	ok = true
 	return s, nil
@@ -249,27 +250,27 @@ func (s *Store) cleanStage(dir string) {
 	}
 }
 
-func (s *Store) background(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
+func (s *Store) background(ctx context.Context, work func(context.Context)) {
+	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.tendSafely(ctx)
+			s.tendSafely(ctx, work)
 		}
 	}
 }
 
 // tendSafely keeps one mailbox's panic from ending the work for all.
-func (s *Store) tendSafely(ctx context.Context) {
+func (s *Store) tendSafely(ctx context.Context, work func(context.Context)) {
 	defer func() {
 		if r := recover(); r != nil {
 			s.conf.Log.Panicf("store: %v", r)
 		}
 	}()
-	s.Tend(ctx)
+	work(ctx)
 }
 
 // Close ends the background work, writes what waits to be written, and notes an
@@ -277,13 +278,8 @@ func (s *Store) tendSafely(ctx context.Context) {
 func (s *Store) Close() error {
 	s.stop()
 	s.done.Wait()
-	s.mu.Lock()
-	boxes := make([]*box, 0, len(s.kept))
-	for b := range s.kept {
-		boxes = append(boxes, b)
-	}
-	s.mu.Unlock()
-	for _, b := range boxes {
+	s.syncIndexes(context.Background(), true)
+	for _, b := range s.keptBoxes() {
 		b.tend(context.Background(), true)
 	}
 	s.hub.close()

@@ -359,6 +359,7 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 		return sysErr("rename .index", err)
 	}
 	ok = true
+	b.freshIndex.Store(true)
 	if b.index >= 0 {
 		unix.Close(b.index)
 	}
