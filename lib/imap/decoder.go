@@ -11,7 +11,7 @@ import (
 // Limits bound what a client may send. The zero value of each means its default.
 type Limits struct {
 	Word    int   // octets of an atom, quoted string or short literal; 131,072 (maxword, maxquoted)
-	Line    int64 // octets of a whole command without the messages of APPEND; 4 MB
+	Line    int64 // octets of a whole command, strings in literals included, but not the messages of APPEND; 4 MB
 	Depth   int   // parentheses, NOT and OR within each other in SEARCH; 100
 	Keys    int   // SEARCH keys; 5,000
 	Items   int   // members of a list: FETCH items, flags, header names; 5,000
@@ -84,6 +84,13 @@ func NewDecoder(r io.Reader, limits Limits) *Decoder {
 const bufferSize = 16 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// SetLimits changes the limits for the commands that follow: who has logged in
+// may say more than who has not.
+func (d *Decoder) SetLimits(limits Limits) {
+	limits.defaults()
+	d.limits = limits
+}
 
 // Reset goes on with another source (STARTTLS): what was buffered is dropped, so
 // that nothing sent in clear is taken for a command under TLS.
@@ -440,15 +447,10 @@ func (d *Decoder) String() string {
 	case d.Take('"'):
 		return d.quoted()
 	case d.Peek('{'):
-		size := d.Literal()
-		if d.err != nil {
-			return ""
+		if size := d.Literal(); d.err == nil {
+			return d.literalString(size)
 		}
-		if size > int64(d.limits.Word) {
-			d.Fail(ErrBig)
-			return ""
-		}
-		return d.literalString(size)
+		return ""
 	}
 	d.Fail(ErrMissing)
 	return ""
@@ -488,7 +490,10 @@ func (d *Decoder) quoted() string {
 	return ""
 }
 
+// literalString reads a literal that is kept: so it counts as part of the
+// command, which may be made of thousands of them.
 func (d *Decoder) literalString(size int64) string {
+	d.line += size
 	b := make([]byte, size)
 	if _, err := io.ReadFull(d.LiteralReader(), b); err != nil {
 		d.Fail(err)
@@ -548,15 +553,16 @@ func (d *Decoder) Accept(size int64) {
 	d.literal, d.eol = size, false
 }
 
-// Literal reads a literal's header for a string, and asks for what follows if
-// that is not too long.
+// Literal reads a literal's header for a string, and asks for what follows. A
+// string that is too long, or too much for the command, fails: it is never asked
+// for, and Skip passes over it if it comes unasked.
 func (d *Decoder) Literal() int64 {
 	size, nonSync := d.LiteralHeader()
-	if d.err == nil && !nonSync {
-		if size > int64(d.limits.Word) {
-			d.Fail(ErrBig)
-			return 0
-		}
+	switch {
+	case d.err != nil:
+	case size > int64(d.limits.Word) || d.line+size > d.limits.Line:
+		d.Fail(ErrBig)
+	case !nonSync:
 		d.Accept(size)
 	}
 	return size

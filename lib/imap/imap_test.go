@@ -306,3 +306,20 @@ func BenchmarkCommand(b *testing.B) {
 		}
 	}
 }
+
+// TestLiteralBomb: strings in literals count as part of the command, so that a
+// list of them has an end.
+func TestLiteralBomb(t *testing.T) {
+	one := "{150+}\r\n" + strings.Repeat("x", 150) + " "
+	d := decoder("(" + strings.Repeat(one, 19) + "x)\r\nnext\r\n")
+	kept := 0
+	d.List(func() { kept += len(d.String()) })
+	if kept > 2000 || d.Err() != ErrBig {
+		t.Errorf("%d octets kept: %v", kept, d.Err())
+	}
+	big := NewDecoder(strings.NewReader("{150+}\r\n"+strings.Repeat("x", 150)+"\r\n"), Limits{Word: 100})
+	big.SetLimits(Limits{Word: 200})
+	if s := big.String(); len(s) != 150 {
+		t.Errorf("%d octets: %v", len(s), big.Err())
+	}
+}
