@@ -157,7 +157,7 @@ func (s *session) login() {
 		return
 	}
 	if !s.cleartext() {
-		s.log.Log(maillog.Notice, "badlogin: %s plaintext (%s) [login attempted without a layer]", s.peer(), user)
+		s.log.Log(maillog.Notice, "badlogin: %s plaintext (%.200s) [login attempted without a layer]", s.peer(), user)
 		s.NO("Login only available under a layer")
 		return
 	}
@@ -171,7 +171,7 @@ func (s *session) login() {
 
 // refuseLogin logs a failed attempt and answers after a pause.
 func (s *session) refuseLogin(mech, user string, err error, text string) {
-	s.log.Log(maillog.Notice, "badlogin: %s %s (%s) [%s]", s.peer(), mech, user, err)
+	s.log.Log(maillog.Notice, "badlogin: %s %s (%.200s) [%s]", s.peer(), mech, user, err)
 	if !sasl.Refused(err) {
 		s.NO("[UNAVAILABLE] Login failed: generic failure")
 		return
@@ -208,6 +208,7 @@ func (s *session) welcome(id, mech string) {
 	s.ns = s.conf.Namespace
 	s.ns.User, s.ns.Admin = id, s.user.Admin
 	s.loggedIn = true
+	s.dec.SetLimits(s.conf.Limits)
 	s.present()
 	if s.tls {
 		mech += "+TLS"
@@ -262,7 +263,7 @@ func (s *session) authenticate() {
 		return
 	}
 	if !slices.Contains(s.mechanisms(), mech) {
-		s.log.Log(maillog.Notice, "badlogin: %s %s () [SASL(-4): no mechanism available]", s.peer(), mech)
+		s.log.Log(maillog.Notice, "badlogin: %s %.30s () [SASL(-4): no mechanism available]", s.peer(), mech)
 		s.NO("no mechanism available")
 		return
 	}
@@ -286,7 +287,7 @@ func (s *session) exchange(mech string, server sasl.Server, response []byte) {
 		authcid, authzid := server.Identity()
 		switch {
 		case errors.Is(err, errCancelled):
-			s.log.Log(maillog.Notice, "badlogin: %s %s (%s) [Client canceled authentication]", s.peer(), mech, authcid)
+			s.log.Log(maillog.Notice, "badlogin: %s %s (%.200s) [Client canceled authentication]", s.peer(), mech, authcid)
 			s.BAD("Client canceled authentication")
 			return
 		case err != nil && !s.dec.OK():

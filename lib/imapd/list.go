@@ -45,9 +45,9 @@ func (s *session) list() {
 		return
 	}
 	if s.dec.Peek('(') {
-		s.dec.List(func() { j.patterns = append(j.patterns, s.dec.Pattern()) })
+		s.dec.List(j.pattern)
 	} else {
-		j.patterns = []string{s.dec.Pattern()}
+		j.pattern()
 	}
 	if s.dec.MoreArgs() {
 		if word := s.dec.Word(); word != "RETURN" {
@@ -68,10 +68,26 @@ func (s *session) lsub() {
 	s.dec.SP()
 	j.ref = s.dec.Mailbox()
 	s.dec.SP()
-	j.patterns = []string{s.dec.Pattern()}
+	j.pattern()
 	if s.dec.CRLF(); s.dec.OK() {
 		j.run()
 	}
+}
+
+// Matching takes time in proportion to all patterns, for each mailbox.
+const (
+	maxPatterns = 100
+	maxPattern  = 4 * mailbox.MaxLen
+)
+
+// pattern reads one.
+func (j *listJob) pattern() {
+	p := j.dec.Pattern()
+	if len(p)+len(j.ref) > maxPattern || len(j.patterns) == maxPatterns {
+		j.dec.Bad("Too many or too long mailbox patterns in %s", j.title())
+		return
+	}
+	j.patterns = append(j.patterns, p)
 }
 
 func (j *listJob) selection() {

@@ -69,10 +69,23 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.Conn.Write(b)
 }
 
+// strangers are the limits before the login: enough for any password or SASL
+// response, so that connections which nobody has to answer for cost little.
+func strangers(l imap.Limits) imap.Limits {
+	least := func(n, most int) int {
+		if n == 0 || n > most {
+			return most
+		}
+		return n
+	}
+	l.Word, l.Line = least(l.Word, 16<<10), int64(least(int(l.Line), 64<<10))
+	return l
+}
+
 func newSession(ctx context.Context, srv *Server, conn net.Conn, log *maillog.Logger) *session {
 	s := &session{ctx: ctx, srv: srv, conf: &srv.conf, log: log, conn: &wire{conn, srv.conf.Timeout}}
 	s.Encoder = imap.NewEncoder(s.conn)
-	s.dec = imap.NewDecoder(s.conn, srv.conf.Limits)
+	s.dec = imap.NewDecoder(s.conn, strangers(srv.conf.Limits))
 	s.dec.Continue = func() error {
 		s.Raw("+ go ahead\r\n")
 		return s.Flush()

@@ -192,6 +192,36 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestStrangers: before the login little is kept of what a client says, and less
+// of it stands in the log.
+func TestStrangers(t *testing.T) {
+	h := newHouse(t, nil)
+	k := h.dial()
+	if got := k.cmd("LOGIN {40000+}\r\n" + strings.Repeat("x", 40000) + " y"); got[0] != "x NO [TOOBIG] Literal too large" {
+		t.Error(got)
+	}
+	k.cmd("LOGIN " + strings.Repeat("x", 10000) + " y")
+	if got := h.logged("badlogin"); len(got) > 400 {
+		t.Errorf("%d octets in the log", len(got))
+	}
+	k.ok("LOGIN u1 secret")
+	if got := k.cmd("STATUS {40000+}\r\n" + strings.Repeat("x", 40000) + " (UIDNEXT)"); got[0] != "x NO Mailbox does not exist" {
+		t.Error(got)
+	}
+}
+
+// TestPatternBomb: each pattern is compared with each mailbox.
+func TestPatternBomb(t *testing.T) {
+	h := newHouse(t, nil)
+	k := h.login("u1")
+	for _, p := range []string{"(" + strings.Repeat("* ", 200) + "x)", strings.Repeat("*x", 5000)} {
+		if got := k.cmd("LIST \"\" " + p); got[0] != "x BAD Too many or too long mailbox patterns in List" {
+			t.Errorf("%.40s: %.100s", p, got)
+		}
+	}
+	k.ok("LIST \"\" (* % INBOX)")
+}
+
 // TestForeignClient lets go-imap's client loose on us.
 func TestForeignClient(t *testing.T) {
 	h := newHouse(t, nil)
