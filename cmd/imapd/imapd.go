@@ -118,6 +118,7 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 		TLSRequired: c.Bool("tls_required") || c.Int("sasl_minimum_layer") > 1,
 		Namespace:   storeconf.Namespace(c, ""),
 		Admins:      c.List("admins"),
+		Proxies:     c.List("proxyservers"),
 
 		Timeout:          max(c.Duration("timeout"), 30*time.Minute), // RFC 3501, 5.4
 		IdleTimeout:      max(c.Duration("imapidletimeout"), 0),

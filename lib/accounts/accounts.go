@@ -48,6 +48,7 @@ type Account struct {
 var ErrNotFound = errors.New("user not found")
 
 var (
+	_ sasl.Namer          = (*DB)(nil)
 	_ sasl.SecretVerifier = (*DB)(nil)
 	_ sasl.ScramVerifier  = (*DB)(nil)
 )

@@ -64,6 +64,9 @@ func TestNames(t *testing.T) {
 		if id != c.id || (err == nil) != (c.id != "") || err != nil && !sasl.Refused(err) {
 			t.Errorf("Verify(%q, %.10q) = %q, %v; want %q", c.user, c.password, id, err, c.id)
 		}
+		if name := d.Name(c.user); c.id != "" && name != c.id {
+			t.Errorf("Name(%q) = %q, want %q", c.user, name, c.id)
+		}
 	}
 	k := open(t, path, Options{Realm: "mail.test", KeepCase: true})
 	if _, err := k.Verify(ctx, "BOB", "one"); !sasl.Refused(err) {

@@ -183,12 +183,17 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 	return s, "", false
 }
 
-// find looks an account up by the name that a client gave. The version changes
-// with every change of the account. Not found is a deleted record.
-func (d *DB) find(user string) (r record, id string, ver version, err error) {
-	r.deleted = true
+// Name implements sasl.Namer.
+func (d *DB) Name(user string) string {
+	_, _, id := d.places(user)
+	return id
+}
+
+// places tells where an account is kept that a client calls user: under which
+// name, and in which realms to look. id is "" for what can't be a name.
+func (d *DB) places(user string) (name string, realms []string, id string) {
 	if !goodName(user) {
-		return r, "", ver, nil
+		return "", nil, ""
 	}
 	if !d.opt.KeepCase {
 		user = strings.ToLower(user)
@@ -196,11 +201,17 @@ func (d *DB) find(user string) (r record, id string, ver version, err error) {
 	realm, domain := strings.ToLower(d.opt.Realm), strings.ToLower(d.opt.DefaultDomain)
 	name, at, ok := cutLast(user, "@")
 	at = strings.ToLower(at)
-	realms := []string{realm, domain}
-	id = name
 	if ok && at != realm && at != domain {
-		realms, id = []string{at}, name+"@"+at
+		return name, []string{at}, name + "@" + at
 	}
+	return name, []string{realm, domain}, name
+}
+
+// find looks an account up by the name that a client gave. The version changes
+// with every change of the account. Not found is a deleted record.
+func (d *DB) find(user string) (r record, id string, ver version, err error) {
+	r.deleted = true
+	name, realms, id := d.places(user)
 	for i, realm := range realms {
 		if i > 0 && realm == "" {
 			break

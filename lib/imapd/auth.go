@@ -295,7 +295,7 @@ func (s *session) exchange(mech string, server sasl.Server, response []byte) {
 		case err != nil:
 			s.refuseLogin(mech, authcid, err, "authentication failure")
 			return
-		case done && authzid != "" && authzid != authcid && !slices.Contains(s.conf.Admins, authcid):
+		case done && authzid != "" && authzid != authcid && !slices.Contains(s.conf.Admins, authcid) && !slices.Contains(s.conf.Proxies, authcid):
 			s.refuseLogin(mech, authcid, &sasl.Error{Code: sasl.CodeNoAuthz, Text: "not authorized"}, "authorization failure")
 			return
 		case done:

@@ -53,6 +53,7 @@ type Config struct {
 	TLSRequired bool        // tls_required: no login without
 	Namespace   mailbox.Namespace
 	Admins      []string
+	Proxies     []string // proxyservers: may act as others, as administrators may
 
 	Timeout          time.Duration // no command for so long: 32 minutes
 	LoginPause       time.Duration // before a refusal; negative: none

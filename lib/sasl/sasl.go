@@ -94,6 +94,10 @@ type Verifier interface {
 	Verify(ctx context.Context, user, password string) (id string, err error)
 }
 
+// Namer is a Verifier that brings a name into the form in which Verify gives
+// ids, whether or not there is such an account; "" is for what can't be one.
+type Namer interface{ Name(user string) string }
+
 // SecretVerifier is a Verifier that can also give back the password itself,
 // which CRAM-MD5 and APOP need.
 type SecretVerifier interface {

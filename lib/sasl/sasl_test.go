@@ -37,6 +37,14 @@ func (users) Secret(_ context.Context, user string) (string, string, error) {
 	return "tim's", "bob", nil
 }
 
+// Name knows that names are written in any case, and have no slashes.
+func (users) Name(user string) string {
+	if strings.Contains(user, "/") {
+		return ""
+	}
+	return strings.ToLower(user)
+}
+
 func (users) Scram(_ context.Context, name, user string) (ScramKeys, string, error) {
 	k := keysFor(sha256.New, "tim's")
 	if strings.ToLower(user) != "bob" {
@@ -74,6 +82,9 @@ func TestServers(t *testing.T) {
 		{"plain", []string{"-", "\x00bob\x00tim's"}, []string{""}, "bob", "", ""},
 		{"PLAIN", []string{"ann\x00bob\x00tim's"}, nil, "bob", "ann", ""},
 		{"PLAIN", []string{"Bob\x00Bob\x00tim's"}, nil, "bob", "bob", ""},
+		{"PLAIN", []string{"BOB\x00bob\x00tim's"}, nil, "bob", "bob", ""},
+		{"PLAIN", []string{"Ann\x00bob\x00tim's"}, nil, "bob", "ann", ""},
+		{"PLAIN", []string{"../x\x00bob\x00tim's"}, nil, "bob", "", "SASL(-14)"},
 		{"PLAIN", []string{"\x00bob\x00wrong"}, nil, "bob", "", "SASL(-13): authentication failure: checkpass failed"},
 		{"PLAIN", []string{"\x00disk\x00x"}, nil, "disk", "", "disk on fire"},
 		{"PLAIN", []string{"bob"}, nil, "", "", "SASL(-5)"},

@@ -115,8 +115,8 @@ func (s *scramServer) final(msg string) ([]byte, error) {
 	if !hmac.Equal(h.Sum(nil), s.keys.StoredKey) || s.id == "" {
 		return nil, &Error{Code: CodeBadAuth, Text: "incorrect client proof"}
 	}
-	if s.authzid == s.authcid {
-		s.authzid = s.id
+	if s.authzid, err = actAs(s.v, s.authzid, s.authcid, s.id); err != nil {
+		return nil, err
 	}
 	s.authcid = s.id
 	return []byte("v=" + base64.StdEncoding.EncodeToString(s.mac(s.keys.ServerKey))), nil

@@ -41,11 +41,29 @@ func (s *plainServer) Next(ctx context.Context, response []byte) ([]byte, bool, 
 	if err != nil {
 		return nil, true, err
 	}
-	if s.authzid == s.authcid {
-		s.authzid = id
+	if s.authzid, err = actAs(s.v, s.authzid, s.authcid, id); err != nil {
+		return nil, true, err
 	}
 	s.authcid = id
 	return nil, true, nil
+}
+
+// actAs brings the name as whom a client wants to act into the form of ids, so
+// that "Bob" is not another than "bob". said is how the client called itself.
+func actAs(v Verifier, authzid, said, id string) (string, error) {
+	n, ok := v.(Namer)
+	switch {
+	case authzid == "":
+		return "", nil
+	case authzid == said:
+		return id, nil
+	case !ok:
+		return authzid, nil
+	}
+	if authzid = n.Name(authzid); authzid == "" {
+		return "", &Error{Code: CodeNoAuthz, Text: "bad authorization name"}
+	}
+	return authzid, nil
 }
 
 // loginServer is the mechanism that was never more than a draft
