@@ -14,8 +14,8 @@ GO        ?= go
 export CGO_ENABLED = 0
 BUILD = $(GO) build -trimpath -ldflags '-s -w' -o
 
-# Programs that run with rights of their own (set-gid, or started as root) are
-# small binaries; all others are names of one.
+# Programs that run with rights of their own (set-gid, or started as root), and the
+# one that scripts start all the time, are small binaries; all others are names of one.
 SMALL = $(filter-out angarium,$(shell grep -l '^package main' cmd/*/*.go | cut -d/ -f2 | sort -u))
 
 # Packages whose goroutines share data: the race detector watches their tests.
@@ -29,6 +29,8 @@ all:
 	@for p in $(SMALL); do $(BUILD) $(BIN)/$$p ./cmd/$$p || exit 1; done
 	@for n in `$(BIN)/angarium`; do ln -f $(BIN)/angarium $(BIN)/$$n || exit 1; done
 	@ln -f $(BIN)/master $(BIN)/cyrmaster
+	@ln -f $(BIN)/sendmail $(BIN)/mailq
+	@ln -f $(BIN)/sendmail $(BIN)/newaliases
 
 run: all
 	@$(BIN)/mailsetup --keep --dir $(RUN) --port-base $(PORT_BASE) --user alice:secret --user bob:secret --admin cyrus:secret --run

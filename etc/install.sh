@@ -26,7 +26,10 @@ mkdir -p "$root/lib/angarium"
 install -m 755 "$BIN/angarium" "$root/lib/angarium/angarium"
 put sbin sendmail postfix postconf postmap postalias postsuper postcat postqueue postdrop \
   postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2
-put bin mailq newaliases
+mkdir -p "$root/bin"
+for name in mailq newaliases; do
+  ln -f "$root/sbin/sendmail" "$root/bin/$name"
+done
 mkdir -p "$root/lib"
 ln -sf ../sbin/sendmail "$root/lib/sendmail"
 put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd

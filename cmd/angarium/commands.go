@@ -24,7 +24,6 @@ import (
 	"angarium/cmd/reconstruct"
 	"angarium/cmd/sasldblistusers2"
 	"angarium/cmd/saslpasswd2"
-	"angarium/cmd/sendmail"
 	"angarium/cmd/smmapd"
 	"angarium/cmd/smtpd"
 	"angarium/lib/cli"
@@ -40,10 +39,8 @@ var commands = map[string]cli.Main{
 	"cyrus":            cyrus.Main,
 	"imapd":            imapd.Main,
 	"lmtpd":            lmtpd.Main,
-	"mailq":            sendmail.Main,
 	"mailsetup":        mailsetup.Main,
 	"mbpath":           mbpath.Main,
-	"newaliases":       sendmail.Main,
 	"pop3d":            pop3d.Main,
 	"postalias":        postmap.AliasMain,
 	"postcat":          postcat.Main,
@@ -59,7 +56,6 @@ var commands = map[string]cli.Main{
 	"reconstruct":      reconstruct.Main,
 	"sasldblistusers2": sasldblistusers2.Main,
 	"saslpasswd2":      saslpasswd2.Main,
-	"sendmail":         sendmail.Main,
 	"smmapd":           smmapd.Main,
 	"smtpd":            smtpd.Main,
 	"tls_prune":        cyr_expire.TLSMain,

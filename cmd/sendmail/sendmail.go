@@ -1,9 +1,10 @@
-// Package sendmail is the interface that every program knows: mail submission and
+// Command sendmail is the interface that every program knows: mail submission and
 // a few more things, by the names sendmail, mailq and newaliases. See sendmail(1).
 //
+// It is a small program of its own because scripts start it thousands of times.
 // It has no rights of its own. It hands messages to postdrop(1) as records, and
 // replaces itself with postqueue, postalias, smtpd or postfix for the rest.
-package sendmail
+package main
 
 import (
 	"context"
@@ -67,8 +68,10 @@ type call struct {
 	shownFrom string   // for messages
 }
 
-// Main is sendmail(1).
-func Main(ctx context.Context, c *cli.Cmd) error {
+func main() { cli.Exec(program) }
+
+// program is sendmail(1).
+func program(ctx context.Context, c *cli.Cmd) error {
 	s := &call{c: c, rewrite: "local", uid: os.Getuid()}
 	switch c.Name {
 	case "mailq":

@@ -1,4 +1,4 @@
-package sendmail
+package main
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ func run(t *testing.T, dir, stdin string, args ...string) (records, stdout, stde
 	os.Remove(filepath.Join(dir, "records"))
 	var out, errs bytes.Buffer
 	c := &cli.Cmd{Name: "sendmail", Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs}
-	code = cli.Run(context.Background(), c, Main)
+	code = cli.Run(context.Background(), c, program)
 	f, err := os.Open(filepath.Join(dir, "records"))
 	if err != nil {
 		return "", out.String(), errs.String(), code
