@@ -162,7 +162,10 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		c.Client.Discard[i] = strings.ToLower(w)
 	}
 	d.clientTLS(&c, conf, p)
-	return smtpagent.New(c), d.clientAuth(&c, conf, p)
+	if err := d.clientAuth(&c, conf, p); err != nil {
+		return nil, err
+	}
+	return smtpagent.New(c), nil
 }
 
 func protocols(conf *maincf.Config) dns.Family {
@@ -223,6 +226,9 @@ func (d *daemon) clientAuth(c *smtpagent.Config, conf *maincf.Config, p string) 
 	noPlain := map[bool]bool{
 		false: has(conf.List(p+"sasl_security_options"), "noplaintext"),
 		true:  has(conf.List(p+"sasl_tls_security_options"), "noplaintext"),
+	}
+	if bySender {
+		c.CacheTime = 0 // a connection speaks for one sender
 	}
 	c.Auth = func(ctx context.Context, nexthop, host string, sender address.Address, offered []string, secure bool) (smtp.ClientExchange, error) {
 		return exchange(ctx, passwords, bySender, nexthop, host, sender, offered, noPlain[secure])

@@ -61,15 +61,15 @@ type cache struct {
 func (c *cache) take(p place) *session {
 	for {
 		c.mu.Lock()
-		list := c.idle[p.relay]
+		list := c.idle[p.key]
 		if len(list) == 0 {
 			c.mu.Unlock()
 			return nil
 		}
 		s := list[len(list)-1]
-		c.idle[p.relay] = list[:len(list)-1]
+		c.idle[p.key] = list[:len(list)-1]
 		if len(list) == 1 {
-			delete(c.idle, p.relay)
+			delete(c.idle, p.key)
 		}
 		c.mu.Unlock()
 		if s.timer.Stop() && s.alive() {
@@ -86,7 +86,7 @@ func (c *cache) put(p place, s *session) {
 		go s.quit()
 		return
 	}
-	c.idle[p.relay] = append(c.idle[p.relay], s)
+	c.idle[p.key] = append(c.idle[p.key], s)
 	s.timer = time.AfterFunc(c.limit, func() {
 		if c.drop(p, s) {
 			s.quit()
@@ -98,11 +98,11 @@ func (c *cache) put(p place, s *session) {
 func (c *cache) drop(p place, s *session) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := c.idle[p.relay]
+	list := c.idle[p.key]
 	for i, x := range list {
 		if x == s {
-			if c.idle[p.relay] = append(list[:i], list[i+1:]...); len(list) == 1 {
-				delete(c.idle, p.relay)
+			if c.idle[p.key] = append(list[:i], list[i+1:]...); len(list) == 1 {
+				delete(c.idle, p.key)
 			}
 			return true
 		}

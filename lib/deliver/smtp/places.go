@@ -164,6 +164,9 @@ func (d *delivery) resolveMX(ctx context.Context, domain, port string, mxs []dns
 		all = append(all, group...)
 	}
 	if len(all) == 0 {
+		if dns.Missing(last) {
+			d.r.Log.Warnf("no MX host for %s has a valid address record", domain)
+		}
 		return nil, hostError(domain, last)
 	}
 	return d.limit(all), nil

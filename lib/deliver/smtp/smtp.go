@@ -28,7 +28,6 @@ import (
 	"angarium/lib/dns"
 	"angarium/lib/dsn"
 	"angarium/lib/smtp"
-	"angarium/lib/tlsconf"
 )
 
 // Resolver is what of lib/dns is needed.
@@ -114,6 +113,7 @@ type place struct {
 	port             string
 	name             string // "mx.example.org[192.0.2.1]"
 	relay            string // with the port, for the log
+	key              string // of the connection cache
 }
 
 func (a *Agent) tcp(host string, ip netip.Addr, port string) place {
@@ -209,6 +209,10 @@ func (d *delivery) hop(ctx context.Context, hop string, lastHop bool) {
 // about, which counts against smtp_mx_session_limit.
 func (d *delivery) try(ctx context.Context, hop string, p place, final bool) bool {
 	start := time.Now()
+	p.key = p.relay
+	if d.c.Auth != nil || d.c.TLSLevel == "secure" { // what was said and shown was for this next hop
+		p.key += " " + hop
+	}
 	for s := d.cache.take(p); s != nil; s = d.cache.take(p) {
 		s.used++
 		d.transfer(ctx, s, p, final, start)
@@ -221,7 +225,13 @@ func (d *delivery) try(ctx context.Context, hop string, p place, final bool) boo
 	}
 	s, err := d.open(ctx, hop, p)
 	if err != nil {
-		d.note(p, err)
+		d.note(p, err, final)
+		if final && !errors.Is(err, errConnect) { // it was there, and is named
+			for _, i := range d.left {
+				d.fail(i, d.last, p.relay, time.Since(start), 0)
+			}
+			d.left = nil
+		}
 		return !errors.Is(err, errConnect)
 	}
 	d.transfer(ctx, s, p, final, start)
@@ -255,7 +265,7 @@ var errConnect = errors.New("no connection")
 
 // note remembers why a place did not work, and tells the log: where there are
 // several, only the last reason would be seen otherwise.
-func (d *delivery) note(p place, err error) {
+func (d *delivery) note(p place, err error, final bool) {
 	var e *dsn.Error
 	if errors.As(err, &e) && e.Code[0] == 5 && !d.c.KeepGreeting5x {
 		// smtp_skip_5xx_greeting: a server that turns everybody away now is
@@ -266,7 +276,7 @@ func (d *delivery) note(p place, err error) {
 	}
 	if errors.Is(err, errConnect) {
 		d.r.Log.Infof("%s", err.Error())
-	} else {
+	} else if !final {
 		d.r.Log.Infof("%s: %s", d.r.QueueID, err.Error())
 	}
 	d.last = err
@@ -312,7 +322,7 @@ func (d *delivery) open(ctx context.Context, hop string, p place) (*session, err
 	if err != nil {
 		return nil, err
 	}
-	if err := d.secure(ctx, s, p); err != nil {
+	if err := d.secure(ctx, s, hop, p); err != nil {
 		s.client.Close()
 		if d.c.TLSLevel != "may" || !errors.Is(err, errTLS) {
 			return nil, err
@@ -367,13 +377,17 @@ func (d *delivery) bind(p place) netip.Addr {
 var errTLS = errors.New("no TLS")
 
 // secure greets and, as the level says, begins TLS.
-func (d *delivery) secure(ctx context.Context, s *session, p place) error {
+func (d *delivery) secure(ctx context.Context, s *session, hop string, p place) error {
 	level := d.c.TLSLevel
 	must := level != "" && level != "none" && level != "may"
 	if d.c.TLS == nil || level == "" || level == "none" || p.network == "unix" && !must {
 		return s.client.Hello(ctx)
 	}
-	conf, err := d.c.TLS(p.host)
+	name := p.host
+	if level == "secure" { // the name that the DNS gave proves nothing
+		name = hopName(hop)
+	}
+	conf, err := d.c.TLS(name)
 	if err != nil {
 		if must {
 			return dsn.From(err, "TLS is required, but our TLS engine is unavailable")
@@ -381,10 +395,12 @@ func (d *delivery) secure(ctx context.Context, s *session, p place) error {
 		return s.client.Hello(ctx)
 	}
 	if d.c.TLSWrapper {
-		if err := s.client.Handshake(ctx, conf); err != nil {
+		if err := s.client.Handshake(ctx, anyone(conf)); err != nil {
 			return err
 		}
-		d.logTLS(s, p, conf)
+		if err := d.trust(s, p, conf); err != nil {
+			return err
+		}
 		return s.client.Hello(ctx)
 	}
 	if err := s.client.Hello(ctx); err != nil {
@@ -396,25 +412,13 @@ func (d *delivery) secure(ctx context.Context, s *session, p place) error {
 		}
 		return nil
 	}
-	if err := s.client.StartTLS(ctx, conf); err != nil {
+	if err := s.client.StartTLS(ctx, anyone(conf)); err != nil {
 		e := *dsn.From(err, "Cannot start TLS: handshake failure")
 		e.Err = fmt.Errorf("%w: %w", errTLS, err)
 		e.Code[0] = 4
 		return &e
 	}
-	d.logTLS(s, p, conf)
-	return nil
-}
-
-func (d *delivery) logTLS(s *session, p place, conf *tls.Config) {
-	if !d.c.TLSLog || s.client.TLS() == nil {
-		return
-	}
-	trust := "Verified"
-	if conf.InsecureSkipVerify {
-		trust = "Untrusted"
-	}
-	d.r.Log.Infof("%s TLS connection established to %s: %s", trust, p.relay, tlsconf.Describe(s.client.TLS(), nil, nil))
+	return d.trust(s, p, conf)
 }
 
 func (d *delivery) login(ctx context.Context, s *session, hop string, p place) error {
