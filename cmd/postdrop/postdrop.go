@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +29,10 @@ import (
 	"angarium/lib/queue"
 )
 
-func main() { cli.Exec(run) }
+func main() {
+	runtime.GOMAXPROCS(1) // there is nothing to do side by side
+	cli.Exec(run)
+}
 
 const usage = "usage: %s [-c config_dir] [-v]"
 

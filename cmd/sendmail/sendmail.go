@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -68,7 +69,10 @@ type call struct {
 	shownFrom string   // for messages
 }
 
-func main() { cli.Exec(program) }
+func main() {
+	runtime.GOMAXPROCS(1) // there is nothing to do side by side
+	cli.Exec(program)
+}
 
 // program is sendmail(1).
 func program(ctx context.Context, c *cli.Cmd) error {
