@@ -139,7 +139,7 @@ func (m *Manager) activate(ctx context.Context, c candidate) {
 	msg := &message{m: m, id: c.id, active: m.c.Now(), pending: 1, logs: !c.new}
 	m.active[c.id] = msg
 	m.mu.Unlock()
-	err := msg.load(c.dir)
+	err := m.guard(c.id, func() error { return msg.load(c.dir) })
 	if err == nil {
 		msg.begin(ctx)
 		return
@@ -149,6 +149,9 @@ func (m *Manager) activate(ctx context.Context, c candidate) {
 	m.mu.Unlock()
 	switch {
 	case errors.Is(err, errSkip), isGone(err):
+	case errors.Is(err, errDied): // reading it is what kills
+		dir, _ := m.c.Queue.Find(c.id, queue.Active, c.dir)
+		m.hold(c.id, dir)
 	case errors.Is(err, queue.ErrFormat):
 		m.c.Log.Warnf("saving corrupt file \"%s\" from queue \"%s\" to queue \"%s\": %v", c.id, c.dir, queue.Corrupt, err)
 		if err := m.c.Queue.Move(c.id, c.dir, queue.Corrupt); err != nil && !isGone(err) {
@@ -208,8 +211,12 @@ func (m *Manager) scanMaildrop(ctx context.Context, _ scanFlags) {
 		if stop {
 			return
 		}
-		if err := m.c.Pickup(ctx, id); err != nil && !isGone(err) {
+		err = m.guard(id, func() error { return m.c.Pickup(ctx, id) })
+		if err != nil && !isGone(err) {
 			m.c.Log.Warnf("maildrop/%s: %v", id, err)
+		}
+		if errors.Is(err, errDied) && m.deaths(id) > 1 {
+			_ = m.c.Queue.Move(id, queue.Maildrop, queue.Corrupt)
 		}
 	}
 }
@@ -274,7 +281,9 @@ func (m *Manager) flushSite(site string) {
 			m.c.Log.Warnf("scan deferred: %v", err)
 			return
 		}
-		if !m.waitsFor(id, site) || m.c.Queue.SetTry(queue.Deferred, id, m.c.Now()) != nil {
+		wanted := false
+		_ = m.guard(id, func() error { wanted = m.waitsFor(id, site); return nil })
+		if !wanted || m.c.Queue.SetTry(queue.Deferred, id, m.c.Now()) != nil {
 			continue
 		}
 		m.mu.Lock()

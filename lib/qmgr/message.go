@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"time"
 
 	"angarium/lib/address"
@@ -150,7 +149,7 @@ func (g *message) read(ctx context.Context) {
 	defer g.release()
 	defer func() {
 		if p := recover(); p != nil {
-			g.m.c.Log.Panicf("%s: %v\n%s", g.id, p, debug.Stack())
+			g.m.died1(g.id, p)
 			g.trouble(errors.New("routing failed"))
 		}
 	}()
@@ -368,7 +367,7 @@ func (g *message) done(ctx context.Context, n int) {
 			finish := g.next < 0
 			g.m.mu.Unlock()
 			if finish {
-				g.finish(ctx)
+				g.end(ctx)
 			}
 			return
 		}
@@ -377,6 +376,21 @@ func (g *message) done(ctx context.Context, n int) {
 		g.read(ctx)
 		n = 1
 	}
+}
+
+// end is finish, for a message whose end may kill: it is held, since its next
+// end would be the same.
+func (g *message) end(ctx context.Context) {
+	err := g.m.guard(g.id, func() error { g.finish(ctx); return nil })
+	if err == nil {
+		return
+	}
+	g.m.hold(g.id, queue.Active)
+	g.m.mu.Lock()
+	defer g.m.mu.Unlock()
+	g.close()
+	delete(g.m.active, g.id)
+	g.m.cond.Broadcast()
 }
 
 // finish does what is left when every recipient has an answer.

@@ -547,6 +547,59 @@ func TestSoftBounce(t *testing.T) {
 	}
 }
 
+// TestDiedTwice: a message whose routing panics is tried again, then held; others
+// are not touched by it.
+func TestDiedTwice(t *testing.T) {
+	h := newHouse(t)
+	h.conf.Resolver = deadly{}
+	h.start()
+	bad, good := h.post("a@x.test", "b@deadly.test"), h.post("a@x.test", "b@far.test")
+	h.m.Notice(bad)
+	h.m.Notice(good)
+	h.wait(good + ": removed")
+	for end := time.Now().Add(5 * time.Second); h.where(bad) != "deferred" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	h.m.TryNow(bad)
+	h.wait(bad + ": placed on hold")
+	for end := time.Now().Add(5 * time.Second); h.where(bad) != "hold" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if h.where(bad) != "hold" {
+		t.Errorf("is in %q", h.where(bad))
+	}
+}
+
+type deadly struct{ resolver }
+
+func (d deadly) Resolve(ctx context.Context, s, a address.Address) (route.Result, error) {
+	if a.Domain == "deadly.test" {
+		panic("cannot stand this")
+	}
+	return d.resolver.Resolve(ctx, s, a)
+}
+
+// TestEndDies: a panic behind the last recipient, in the notice to the sender.
+func TestEndDies(t *testing.T) {
+	h := newHouse(t)
+	h.agent = func(r *agent.Request) []agent.Result {
+		return results(r, agent.Result{Err: dsn.New(550, "5.1.1", "no")})
+	}
+	h.conf.Bounce = bounce.New(bounce.Config{Hostname: "here.test", Now: h.clock}, func(context.Context, address.Address, bool) (bounce.Draft, error) {
+		panic("no notice")
+	})
+	h.start()
+	id := h.post("a@x.test", "b@far.test")
+	h.m.Notice(id)
+	h.wait(id + ": placed on hold")
+	for end := time.Now().Add(5 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if h.where(id) != "hold" {
+		t.Errorf("is in %q", h.where(id))
+	}
+}
+
 // TestFlushSite: only what waits for the site is tried, and one id alone if asked.
 func TestFlushSite(t *testing.T) {
 	h := newHouse(t)

@@ -306,7 +306,7 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	defer g.done(ctx, 1)
 	defer func() {
 		if p := recover(); p != nil {
-			m.c.Log.Panicf("%s: %v\n%s", g.id, p, debug.Stack())
+			m.died1(g.id, p)
 			g.trouble(errors.New("delivery failed"))
 		}
 	}()
