@@ -425,10 +425,11 @@ func (b *box) takeSome(ctx context.Context, files []foreignFile) (left bool, err
 	if len(items) == 0 {
 		return false, nil
 	}
-	if _, err := b.add(ctx, items, true); err != nil {
+	msgs, err := b.add(ctx, items, true)
+	if err != nil {
 		return true, err
 	}
-	if err := b.settle(); err != nil {
+	if err := b.settle(msgs); err != nil {
 		return true, err
 	}
 	for _, p := range paths {

@@ -262,7 +262,7 @@ func (b *box) swapMeta(ctx context.Context, m *meta, was fileID) (done bool, err
 		_ = unix.Unlinkat(b.dir, tmp, 0)
 		return false, err
 	}
-	return true, b.st.fsync(b.dir)
+	return true, b.st.fsync(b.dir, "meta")
 }
 
 func (t *txn) renameMeta(tmp string, m *meta) error {
@@ -292,7 +292,7 @@ func (t *txn) writeMeta(m *meta) error {
 	if err := t.renameMeta(tmp, m); err != nil {
 		return err
 	}
-	return b.st.fsync(b.dir)
+	return b.st.fsync(b.dir, "meta")
 }
 
 // writeTemp writes a file beside name, synced; the caller renames it.
@@ -304,7 +304,7 @@ func writeTemp(s *Store, dirfd int, name string, fill func(io.Writer) error) (tm
 	}
 	f := os.NewFile(uintptr(fd), tmp)
 	if err = fill(f); err == nil {
-		err = s.fsync(fd)
+		err = s.fsync(fd, "meta")
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -325,7 +325,7 @@ func writeFileAt(s *Store, dirfd int, name string, fill func(io.Writer) error) e
 		_ = unix.Unlinkat(dirfd, tmp, 0)
 		return sysErr("rename "+name, err)
 	}
-	return s.fsync(dirfd)
+	return s.fsync(dirfd, "meta")
 }
 
 // current reports whether a look at .index says that nothing has changed. A

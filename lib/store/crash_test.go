@@ -52,12 +52,25 @@ func child(spec string) {
 		return nil
 	}
 	ctx := context.Background()
+	if step == "cut" {
+		left := os.Getenv("STORE_TEST_LEFT_OUT")
+		conf.Manual, conf.Now = false, nil
+		conf.Fault = func(s string) error {
+			if s == left {
+				return errLeftOut
+			}
+			return nil
+		}
+	}
 	s, err := Open(ctx, conf)
 	if err != nil {
 		die(err)
 	}
-	if step == "load" {
+	switch step {
+	case "load":
 		load(s, die)
+	case "cut":
+		cutChild(s, os.Getenv("STORE_TEST_LEFT_OUT") != "none", die)
 	}
 	box, err := s.Open(ctx, "user.bob", User{})
 	if err != nil {

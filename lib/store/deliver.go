@@ -149,7 +149,7 @@ func (d *Draft) seal(fd int) error {
 	if err := setMtime(fd, d.Internal); err != nil {
 		return err
 	}
-	if err := d.st.fsync(fd); err != nil {
+	if err := d.st.fsync(fd, "stage"); err != nil {
 		return err
 	}
 	return d.st.fault("staged")
@@ -192,8 +192,9 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 	defer d.Abort()
 	errs := make([]error, len(targets))
 	boxes := make([]*box, len(targets))
+	added := make([][]Message, len(targets))
 	for i, t := range targets {
-		boxes[i], errs[i] = s.deliverOne(ctx, d, t)
+		boxes[i], added[i], errs[i] = s.deliverOne(ctx, d, t)
 	}
 	var wg sync.WaitGroup
 	for i, b := range boxes {
@@ -201,7 +202,7 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 			continue
 		}
 		finish := func() {
-			errs[i] = b.settle()
+			errs[i] = b.settle(added[i])
 			s.putBox(b)
 		}
 		if len(targets) == 1 {
@@ -215,35 +216,35 @@ func (s *Store) Deliver(ctx context.Context, d *Draft, targets []Target) []error
 }
 
 // deliverOne does 4b-4e. The box it returns has a reference for settle.
-func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (*box, error) {
+func (s *Store) deliverOne(ctx context.Context, d *Draft, t Target) (b *box, msgs []Message, err error) {
 	if t.Found.ID != "" {
-		b, err := s.deliverTo(ctx, d, t, &t.Found)
+		b, msgs, err = s.deliverTo(ctx, d, t, &t.Found)
 		if !isStale(err) {
-			return b, err
+			return b, msgs, err
 		} // else it was renamed, or made again, since
 	}
-	var b *box
-	err := s.find(ctx, t.Name, func(e *Entry) (err error) {
-		b, err = s.deliverTo(ctx, d, t, e)
+	err = s.find(ctx, t.Name, func(e *Entry) (err error) {
+		b, msgs, err = s.deliverTo(ctx, d, t, e)
 		return err
 	})
-	return b, err
+	return b, msgs, err
 }
 
-func (s *Store) deliverTo(ctx context.Context, d *Draft, t Target, e *Entry) (*box, error) {
+func (s *Store) deliverTo(ctx context.Context, d *Draft, t Target, e *Entry) (*box, []Message, error) {
 	b, err := s.getBox(ctx, e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	it := item{
 		flags: t.Flags & SystemFlags, keywords: t.Keywords,
 		internal: d.Internal.Unix(), size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, path: d.path,
 	}
-	if _, err = b.add(ctx, []item{it}, t.OverQuota); err != nil {
+	msgs, err := b.add(ctx, []item{it}, t.OverQuota)
+	if err != nil {
 		s.putBox(b)
-		return nil, err
+		return nil, nil, err
 	}
-	return b, nil
+	return b, msgs, nil
 }
 
 // item is a message about to be linked into a mailbox.
@@ -406,7 +407,7 @@ func (b *box) copyTo(it *item, name string) error {
 	if err := setMtime(out, time.Unix(it.internal, 0)); err != nil {
 		return err
 	}
-	if err := b.st.fsync(out); err != nil {
+	if err := b.st.fsync(out, "stage"); err != nil {
 		return err
 	}
 	if err := unix.Linkat(b.dir, tmp, b.dir, name, 0); err != nil {
@@ -416,7 +417,16 @@ func (b *box) copyTo(it *item, name string) error {
 }
 
 // settle is 4f. When it fails nobody may believe anything about cur/ any more.
-func (b *box) settle() error {
+// Keywords that no name can say are made durable with the index.
+func (b *box) settle(msgs []Message) error {
+	for i := range msgs {
+		if k := &msgs[i].Keywords; k[0]>>maxLetters != 0 || k[1] != 0 {
+			if err := b.syncIndex(); err != nil {
+				return err
+			}
+			break
+		}
+	}
 	err := b.cur.wait(func() error {
 		if err := b.hold(); err != nil {
 			return err

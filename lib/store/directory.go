@@ -358,7 +358,7 @@ func (s *Store) Delete(ctx context.Context, name mailbox.Name) error {
 	if err := unix.Unlinkat(b.dir, metaName, 0); err != nil && err != unix.ENOENT {
 		return sysErr("unlink "+metaName, err)
 	}
-	if err := s.fsync(b.dir); err != nil {
+	if err := s.fsync(b.dir, "deleted"); err != nil {
 		return err
 	}
 	s.dropBox(b)

@@ -74,7 +74,7 @@ func (h *handle) Append(ctx context.Context, drafts ...*Draft) ([]Message, error
 	if err != nil {
 		return nil, err
 	}
-	return msgs, h.b.settle()
+	return msgs, h.b.settle(msgs)
 }
 
 // CopyTo links messages into another mailbox of this store: there first, durable,
@@ -122,7 +122,7 @@ func (h *handle) CopyTo(ctx context.Context, to Mailbox, uids UIDSet, move bool)
 	if err != nil {
 		return nil, err
 	}
-	if err := dst.b.settle(); err != nil {
+	if err := dst.b.settle(msgs); err != nil {
 		return nil, err
 	}
 	var moved UIDSet

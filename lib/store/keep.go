@@ -208,13 +208,13 @@ func (b *box) syncIndex() error {
 	}
 	defer unix.Close(fd)
 	if err := b.st.fault("index sync"); err != nil {
-		return err
+		return unlessLeftOut(err)
 	}
 	if fresh {
-		if err := b.st.fsync(fd); err != nil {
+		if err := b.st.fsync(fd, "index"); err != nil {
 			return err
 		}
-		return b.st.fsync(b.dir)
+		return b.st.fsync(b.dir, "index")
 	}
 	b.st.syncs <- struct{}{}
 	defer func() { <-b.st.syncs }()

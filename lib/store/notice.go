@@ -41,6 +41,8 @@ type hub struct {
 	name     string
 	polled   time.Time
 
+	senders sync.WaitGroup
+
 	pmu   sync.Mutex
 	peers map[string]*peer
 	seen  int64 // dir's mtime when peers was made
@@ -94,7 +96,7 @@ func (h *hub) remote(id ID, kind NoticeKind) {
 		p.marked[id] |= kind
 		if !p.running {
 			p.running = true
-			go h.send(name, p)
+			h.senders.Go(func() { h.send(name, p) })
 		}
 		p.mu.Unlock()
 	}
@@ -205,9 +207,10 @@ func (h *hub) close() {
 		h.sock = nil
 	}
 	h.mu.Unlock()
-	h.pmu.Lock()
-	defer h.pmu.Unlock()
-	// Senders may still use the descriptor; it goes with the process.
+	go func() { // senders may still use the descriptor, and wait for a peer
+		h.senders.Wait()
+		unix.Close(h.fd)
+	}()
 }
 
 // watcher is one session's.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -76,13 +77,27 @@ func (d *dirSync) serve(sync func() error) {
 
 // fsync is fsync(2) in the bounded pool. A failed one is never tried again:
 // the kernel has marked the pages clean by then, and a second call would lie.
-func (s *Store) fsync(fd int) error {
+func (s *Store) fsync(fd int, what string) error {
+	if err := s.fault("fsync " + what); err != nil {
+		return unlessLeftOut(err)
+	}
 	s.syncs <- struct{}{}
 	defer func() { <-s.syncs }()
 	if err := unix.Fsync(fd); err != nil {
 		return sysErr("fsync", err)
 	}
 	return nil
+}
+
+// errLeftOut, as a fault, leaves out a sync as if it had been forgotten: tests
+// show with it that they would notice.
+var errLeftOut = errors.New("sync left out")
+
+func unlessLeftOut(err error) error {
+	if err == errLeftOut {
+		return nil
+	}
+	return err
 }
 
 // syncDirAt makes the entries of a directory below dirfd durable.
@@ -92,7 +107,7 @@ func (s *Store) syncDirAt(dirfd int, name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return s.fsync(fd)
+	return s.fsync(fd, name)
 }
 
 func openat(dirfd int, name string, flags int, mode uint32) (int, error) {
