@@ -18,9 +18,9 @@ type token struct {
 	bare string // without quotes
 }
 
-// tokens parts a line of aliases(5). An unfinished quote is closed at the end.
-func tokens(s string) []token {
-	var out []token
+// tokens parts a line of aliases(5), and puts the words into out. An unfinished quote
+// is closed at the end.
+func tokens(out []token, s string) []token {
 	for i := 0; i < len(s); {
 		c := s[i]
 		switch {
@@ -39,7 +39,7 @@ func tokens(s string) []token {
 			out = append(out, token{'d', s[i:end], s[i:end]})
 			i = end
 		case strings.IndexByte("<>@,;:.", c) >= 0:
-			out = append(out, token{c, string(c), string(c)})
+			out = append(out, token{c, s[i : i+1], s[i : i+1]})
 			i++
 		default:
 			start := i
@@ -105,7 +105,15 @@ func unquote(s string) string {
 // joined writes tokens as one line, each separated from the next as sendmail's
 // aliases have it.
 func joined(ts []token) string {
+	if len(ts) == 1 {
+		return ts[0].text
+	}
 	var b strings.Builder
+	size := 0
+	for i := range ts {
+		size += len(ts[i].text) + 1
+	}
+	b.Grow(size)
 	for i, t := range ts {
 		if i > 0 {
 			prev := ts[i-1].kind
@@ -120,9 +128,10 @@ func joined(ts []token) string {
 	return b.String()
 }
 
-// aliasEntry reads "name: value, value".
-func aliasEntry(line string) (key, value string, err error) {
-	ts := tokens(line)
+// aliasEntry reads "name: value, value". room is for the words: big tables have many.
+func aliasEntry(room *[]token, line string) (key, value string, err error) {
+	ts := tokens((*room)[:0], line)
+	*room = ts
 	colon := -1
 	for i, t := range ts {
 		if t.kind == ',' {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +41,8 @@ func create(c *cli.Cmd, conf *maincf.Config, f flags, t tool, name string) error
 	if !f.plainMode && mode != 0 {
 		f.build.Mode = mode
 	}
+	// Nearly all of what we take stays until the end: to collect garbage is for nothing.
+	debug.SetGCPercent(800)
 	k := &task{c: c, conf: conf, f: f, kind: kind, file: file}
 	if f.incremental {
 		if k.b, err = maps.Edit(kind, file, f.build); errors.Is(err, os.ErrNotExist) {
@@ -138,8 +141,9 @@ func readTable(k *task, name string, r io.Reader) error {
 }
 
 func readAliases(k *task, name string, r io.Reader) error {
+	var room []token
 	return maps.Lines(r, func(number int, line string) error {
-		key, value, err := aliasEntry(line)
+		key, value, err := aliasEntry(&room, line)
 		if err != nil {
 			k.c.Warnf("%s, line %d: %v", name, number, err)
 			return nil

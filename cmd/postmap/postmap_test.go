@@ -216,7 +216,7 @@ func FuzzAliasEntry(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		key, value, err := aliasEntry(line)
+		key, value, err := aliasEntry(new([]token), line)
 		if err == nil && (key == "" && value == "") {
 			t.Fatalf("%q became nothing", line)
 		}

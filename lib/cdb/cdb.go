@@ -28,15 +28,7 @@ var ErrTooLarge = errors.New("cdb: file would pass 4 GiB")
 // ErrDamaged is returned for a file whose numbers point outside of it.
 var ErrDamaged = errors.New("cdb: damaged file")
 
-func hash(key []byte) uint32 {
-	h := uint32(5381)
-	for _, c := range key {
-		h = h*33 ^ uint32(c)
-	}
-	return h
-}
-
-func hashString(key string) uint32 {
+func hash(key string) uint32 {
 	h := uint32(5381)
 	for i := 0; i < len(key); i++ {
 		h = h*33 ^ uint32(key[i])
@@ -65,7 +57,7 @@ func NewReader(r io.ReaderAt, size int64) (*Reader, error) {
 
 // Get returns the first value of key.
 func (c *Reader) Get(key string) (value string, ok bool, err error) {
-	h := hashString(key)
+	h := hash(key)
 	pair := c.head[h%256*8:]
 	table, slots := binary.LittleEndian.Uint32(pair), binary.LittleEndian.Uint32(pair[4:])
 	if slots == 0 {
@@ -171,7 +163,7 @@ func NewWriter(w io.WriteSeeker) (*Writer, error) {
 }
 
 // Add appends a record.
-func (c *Writer) Add(key, value []byte) error {
+func (c *Writer) Add(key, value string) error {
 	end := c.pos + 8 + int64(len(key)) + int64(len(value))
 	if end > math.MaxUint32 {
 		return ErrTooLarge
@@ -179,12 +171,10 @@ func (c *Writer) Add(key, value []byte) error {
 	h := hash(key)
 	c.tables[h%256] = append(c.tables[h%256], slot{h, uint32(c.pos)})
 	c.pos = end
-	var b [8]byte
-	binary.LittleEndian.PutUint32(b[:], uint32(len(key)))
-	binary.LittleEndian.PutUint32(b[4:], uint32(len(value)))
-	c.buf.Write(b[:]) // bufio keeps the first error for Close
-	c.buf.Write(key)
-	_, err := c.buf.Write(value)
+	b := binary.LittleEndian.AppendUint32(c.buf.AvailableBuffer(), uint32(len(key)))
+	c.buf.Write(binary.LittleEndian.AppendUint32(b, uint32(len(value)))) // bufio keeps the first error for Close
+	c.buf.WriteString(key)
+	_, err := c.buf.WriteString(value)
 	return err
 }
 

@@ -21,7 +21,7 @@ func build(t testing.TB, records [][2]string) string {
 		t.Fatal(err)
 	}
 	for _, r := range records {
-		if err := w.Add([]byte(r[0]), []byte(r[1])); err != nil {
+		if err := w.Add(r[0], r[1]); err != nil {
 			t.Fatal(err)
 		}
 	}

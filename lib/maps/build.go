@@ -175,7 +175,7 @@ func (b *Builder) write(f *os.File, mode os.FileMode) error {
 		if r.gone {
 			continue
 		}
-		if err := w.Add([]byte(r.key+end), []byte(r.value+end)); err != nil {
+		if err := w.Add(r.key+end, r.value+end); err != nil {
 			return err
 		}
 	}

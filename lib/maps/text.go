@@ -2,6 +2,7 @@ package maps
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -38,9 +39,9 @@ func Lines(r io.Reader, f func(number int, line string) error) error {
 			return err
 		}
 		number++
-		trimmed := strings.TrimLeft(string(part), " \t\r\n\v\f")
+		trimmed := bytes.TrimLeft(part, " \t\r\n\v\f")
 		switch {
-		case trimmed == "" || trimmed[0] == '#':
+		case len(trimmed) == 0 || trimmed[0] == '#':
 			continue
 		case (part[0] == ' ' || part[0] == '\t') && start != 0:
 			logical = append(logical, part...)
@@ -58,11 +59,14 @@ const maxText = 1 << 20
 
 var errLongLine = errors.New("line too long")
 
-// readLine returns a line without its line feed.
+// readLine returns a line without its line feed, valid until the next call.
 func readLine(br *bufio.Reader) ([]byte, error) {
 	var out []byte
 	for {
 		part, err := br.ReadSlice('\n')
+		if err == nil && out == nil {
+			return part[:len(part)-1], nil
+		}
 		out = append(out, part...)
 		if len(out) > maxText {
 			return nil, errLongLine
