@@ -25,7 +25,7 @@ put() { # folder, program...: a hard link to the one binary, or a copy of a smal
 mkdir -p "$root/lib/angarium"
 install -m 755 "$BIN/angarium" "$root/lib/angarium/angarium"
 put sbin sendmail postfix postconf postmap postalias postsuper postcat postqueue postdrop \
-  postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2
+  postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2 cyrus
 mkdir -p "$root/bin"
 for name in mailq newaliases; do
   ln -f "$root/sbin/sendmail" "$root/bin/$name"
@@ -33,7 +33,8 @@ done
 mkdir -p "$root/lib"
 ln -sf ../sbin/sendmail "$root/lib/sendmail"
 put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
-put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info ctl_cyrusdb ctl_deliver ctl_mboxlist \
+put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info \
+  ctl_cyrusdb ctl_deliver ctl_mboxlist cyr_expire mbpath tls_prune
   cyr_expire mbpath tls_prune
 [ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"
 

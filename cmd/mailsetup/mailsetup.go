@@ -51,6 +51,9 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if o.run {
 		return s.run(ctx, c)
 	}
+	if !s.Private {
+		return nil
+	}
 	text, err := os.ReadFile(s.Readme)
 	if err == nil {
 		_, err = c.Stdout.Write(text)
@@ -105,6 +108,8 @@ func parse(c *cli.Cmd) (*options, error) {
 		err = fmt.Errorf("unexpected argument: %s", f.Arg(0))
 	case err == nil && (o.dir == "") == !o.system:
 		err = errors.New("say either --dir DIR or --system")
+	case err == nil && o.system && o.run:
+		err = errors.New("--run goes with --dir; the system starts its server with postfix start and cyrmaster -d")
 	case err == nil && o.profile != "default" && o.profile != "apple-10.4":
 		err = fmt.Errorf("no such profile: %s", o.profile)
 	case err == nil && (o.base > 60000 || o.base < -1):
@@ -192,6 +197,9 @@ func newSetup(o *options) (*setup, error) {
 		names = append(names, a.Name)
 	}
 	s.AdminNames = strings.Join(names, " ")
+	if s.AdminNames == "" { // a word must stand there
+		s.AdminNames = "cyrus"
+	}
 	if s.Apple {
 		s.MaxIMAP = " maxchild=32"
 	}
@@ -262,7 +270,7 @@ func (s *setup) system(o *options) error {
 	s.Postfix, s.SSL = "/etc/postfix", "/etc/postfix/ssl"
 	s.ImapdConf, s.CyrusConf = "/etc/imapd.conf", "/etc/cyrus.conf"
 	s.Spool, s.ImapSpool, s.Lib, s.Log = "/var/spool/postfix", "/var/spool/imap", "/var/lib", "/var/log"
-	s.ConfigDirectory, s.Readme = "/var/lib/imap", "/etc/postfix/README.mailsetup"
+	s.ConfigDirectory = "/var/lib/imap"
 	s.paths()
 	port := func(n int) string {
 		if o.base > 0 {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"angarium/lib/accounts"
 	"angarium/lib/conf/imapdconf"
 	"angarium/lib/conf/storeconf"
 	"angarium/lib/mailbox"
 	"angarium/lib/store"
+	"angarium/lib/sysuser"
 )
 
 // addUsers gives users and administrators their passwords, and users a mailbox.
@@ -22,9 +24,51 @@ func (s *setup) addUsers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(conf.String("configdirectory"), 0o750); err != nil {
+	dirs := []string{conf.String("configdirectory")}
+	for _, p := range conf.Partitions() {
+		dirs = append(dirs, p.Path)
+	}
+	return s.asOwner(conf.String("cyrus_user"), dirs, func() error { return s.makeUsers(ctx, conf) })
+}
+
+// asOwner calls f with the rights of the store's user, to whom the folders are
+// given. On a private server that is whoever calls.
+func (s *setup) asOwner(name string, dirs []string, f func() error) error {
+	uid, gid := os.Geteuid(), os.Getegid()
+	if !s.Private && uid == 0 {
+		if name == "" {
+			name = "cyrus"
+		}
+		u, err := sysuser.Lookup(name)
+		if err == nil && u == nil {
+			err = fmt.Errorf("there is no user %s: make it first (useradd -r -M %s)", name, name)
+		}
+		if err != nil {
+			return err
+		}
+		uid, gid = u.UID, u.GID
+	}
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o750); err != nil {
+			return err
+		}
+		if uid != os.Geteuid() {
+			if err := os.Chown(d, uid, gid); err != nil {
+				return err
+			}
+		}
+	}
+	if uid == os.Geteuid() {
+		return f()
+	}
+	if err := errors.Join(syscall.Setegid(gid), syscall.Seteuid(uid)); err != nil {
 		return err
 	}
+	return errors.Join(f(), syscall.Seteuid(0), syscall.Setegid(0))
+}
+
+// makeUsers fills the user database and makes the mailboxes.
+func (s *setup) makeUsers(ctx context.Context, conf *imapdconf.Config) error {
 	path, o := storeconf.Accounts(conf)
 	db, err := accounts.Open(path, o)
 	if err != nil {
