@@ -185,6 +185,9 @@ func dieAt(t *testing.T, dir, step string, n int) promised {
 func (p *promised) check(t *testing.T, f *fixture, m *handle) {
 	t.Helper()
 	v := f.view(m)
+	if next := v.Status().UIDNext; next > p.last+3 {
+		t.Errorf("UIDNEXT is %d, %d was given: kill -9 alone costs no more than what was in flight", next, p.last)
+	}
 	extra := 0
 	files := map[string]bool{}
 	for i := range v.Len() {

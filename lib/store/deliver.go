@@ -453,7 +453,7 @@ func (b *box) distrust(cause error) {
 	}
 	defer t.end()
 	h := t.hdr
-	h.flags |= headerBusy
+	h.flags |= headerDoubt
 	if err := t.writeHeader(h); err != nil {
 		b.st.conf.Log.Errorf("%s: %v", b.where(), err)
 	}

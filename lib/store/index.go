@@ -61,6 +61,9 @@ type header struct {
 // takes the lock and finds it knows that the one before died there.
 const headerBusy = 1
 
+// headerDoubt stands in it after an fsync failed: nobody knows what the disk has.
+const headerDoubt = 2
+
 var (
 	errTorn   = errors.New("index: bad checksum")
 	errTooNew = errors.New("index was written by a newer program")

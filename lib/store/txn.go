@@ -61,9 +61,9 @@ func (t *txn) begin(ctx context.Context, load bool) error {
 	if err != nil && !damaged(err) {
 		return err
 	}
-	if err != nil || s.hdr.flags&headerBusy != 0 {
+	if err != nil || s.hdr.flags&(headerBusy|headerDoubt) != 0 {
 		if err == nil {
-			err = errors.New("someone died in the middle of a change")
+			err = errors.New("someone died in the middle of a change, or the disk failed")
 		}
 		b.st.conf.Log.Warnf("%s: %v: verifying", b.where(), err)
 		return t.verify(ctx)
@@ -327,7 +327,7 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 		}
 	}()
 	h.gen++
-	h.flags &^= headerBusy
+	h.flags &^= headerBusy | headerDoubt
 	h.live, h.unseen, h.deleted, h.recents, h.size, h.dead, h.gone = 0, 0, 0, 0, 0, 0, uint32(len(gone))
 	w := recordWriter{fd: fd, seal: sealOf(b.id, h.gen), off: recordsAt}
 	e := (*snapshot)(nil).edit()

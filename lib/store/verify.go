@@ -37,13 +37,16 @@ func (t *txn) verify(ctx context.Context) error {
 		return err
 	}
 	h := t.raised(m, old)
+	for u := range found.ours {
+		h.uidNext = max(h.uidNext, u+1)
+	}
 	live, gone, err := t.rebuild(ctx, old, &found, extras, &h)
 	if err != nil {
 		return err
 	}
 	m = m.clone()
-	m.uidCeiling = UID(min(uint64(h.uidNext)+1024, 1<<32-1))
-	m.modCeiling = h.modseq + 1 + 1<<20
+	m.uidCeiling = max(m.uidCeiling, UID(min(uint64(h.uidNext)+1024, 1<<32-1)))
+	m.modCeiling = max(m.modCeiling, h.modseq+1+1<<20)
 	if err := t.writeMeta(m); err != nil {
 		return err
 	}
@@ -65,6 +68,9 @@ type salvaged struct {
 	hdr  header
 	snap *snapshot
 	max  UID
+	// whole: every record is good, and the page cache that has it outlived who
+	// wrote it. Then its counters are true, and no client knows more than it.
+	whole bool
 }
 
 // salvage reads each record that is good, up to what the newest good header
@@ -82,18 +88,22 @@ func (t *txn) salvage(m *meta) *salvaged {
 		return s
 	}
 	s.hdr = h
+	s.whole = h.epoch == b.st.epoch && h.flags&headerDoubt == 0
 	e := (*snapshot)(nil).edit()
 	buf := make([]byte, recordSize)
 	seal := sealOf(b.id, h.gen)
 	for off := int64(recordsAt); off < h.end; off += recordSize {
 		if n, err := pread(fd, buf, off); err != nil || n < recordSize {
+			s.whole = false
 			break
 		}
 		var m Message
-		if m.decode(buf, seal, off) == nil {
-			e.apply(&m)
-			s.max = max(s.max, m.UID)
+		if m.decode(buf, seal, off) != nil {
+			s.whole = false
+			continue
 		}
+		e.apply(&m)
+		s.max = max(s.max, m.UID)
 	}
 	s.snap = e.done()
 	return s
@@ -134,7 +144,8 @@ func (t *txn) listTwice(old *salvaged) ([]string, error) {
 }
 
 // raised is the new header: both counters at what was the ceiling, which no
-// client has seen.
+// client has seen. After kill -9 alone they go on from where they were, and the
+// history of what vanished does too.
 func (t *txn) raised(m *meta, old *salvaged) header {
 	h := header{
 		counter: old.hdr.counter, gen: old.hdr.gen, epoch: t.b.st.epoch,
@@ -142,6 +153,9 @@ func (t *txn) raised(m *meta, old *salvaged) header {
 		modseq: max(m.modCeiling, old.hdr.modseq+1), recent: old.hdr.recent, cacheEnd: old.hdr.cacheEnd,
 	}
 	h.history = h.modseq
+	if old.whole {
+		h.uidNext, h.modseq, h.history = max(old.hdr.uidNext, old.max+1), old.hdr.modseq+1, old.hdr.history
+	}
 	if st, err := fstatat(t.b.dir, "cur"); err == nil {
 		h.curIno = st.Ino
 	}
