@@ -230,3 +230,41 @@ func TestSyncInTime(t *testing.T) {
 	f.SyncIndexes(bg)
 	equal(t, "synced", synced.Load(), boxes)
 }
+
+// TestListCache: what one process keeps of the list is never older than what another
+// one was told has changed.
+func TestListCache(t *testing.T) {
+	f := newFixture(t)
+	o := f.another()
+	f.create("user.bob")
+	for i := range 200 {
+		a, b := f, o
+		if i%2 == 1 {
+			a, b = o, f
+		}
+		r := Rights(i + 1)
+		must(t, a.Update(bg, "user.bob", func(e *Entry) error { e.ACL = e.ACL.Set("ann", r); return nil }))
+		for _, s := range []*fixture{a, b, b} {
+			e, err := s.Exists(bg, "user.bob")
+			must(t, err)
+			if got := e.ACL.Get("ann"); got != r {
+				t.Fatalf("round %d: %v, want %v", i, got, r)
+			}
+		}
+	}
+	// One who died in the middle of a change.
+	db, err := o.list.open(bg)
+	must(t, err)
+	gen, _ := db.generation()
+	must(t, db.setGeneration(gen+1))
+	if _, err := db.Exec(`UPDATE mailboxes SET acl = ''`); err != nil {
+		t.Fatal(err)
+	}
+	e, err := f.Exists(bg, "user.bob")
+	must(t, err)
+	equal(t, "ACL", len(e.ACL), 0)
+	f.create("user.ann")
+	if _, calm := db.generation(); !calm {
+		t.Error("still odd after the next change")
+	}
+}

@@ -31,6 +31,8 @@ type mailboxList struct {
 
 	mu sync.Mutex // opens db
 	db *database
+
+	writing sync.Mutex // before the lock on the generation
 }
 
 // database is mailboxes.db while it has its name.
@@ -38,6 +40,12 @@ type database struct {
 	*sql.DB
 	ino          uint64
 	byName, byID *sql.Stmt
+	gen          *os.File
+	cache        entryCache
+}
+
+func (d *database) close() error {
+	return errors.Join(d.DB.Close(), d.gen.Close())
 }
 
 const schema = `
@@ -74,7 +82,7 @@ func (l *mailboxList) open(ctx context.Context) (*database, error) {
 		return nil, err
 	}
 	if l.db != nil {
-		l.db.Close()
+		_ = l.db.close()
 		l.db = nil
 	}
 	db, err := l.reopen(ctx)
@@ -110,9 +118,14 @@ func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
 	}
 	conn.SetMaxOpenConns(8)
 	conn.SetMaxIdleConns(4)
-	db := &database{DB: conn}
-	if err := l.prepare(ctx, db); err != nil {
+	gen, err := os.OpenFile(l.path+".gen", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
 		conn.Close()
+		return nil, err
+	}
+	db := &database{DB: conn, gen: gen}
+	if err := l.prepare(ctx, db); err != nil {
+		_ = db.close()
 		return nil, err
 	}
 	return db, nil
@@ -229,19 +242,36 @@ func scanEntry(row scanner) (e Entry, err error) {
 
 // get finds a mailbox by its name.
 func (l *mailboxList) get(ctx context.Context, name mailbox.Name) (Entry, error) {
-	db, err := l.open(ctx)
-	if err != nil {
-		return Entry{}, err
-	}
-	return scanEntry(db.byName.QueryRowContext(ctx, keyOf(name)))
+	return l.cached(ctx, entryKey{name: name}, func(db *database) *sql.Row {
+		return db.byName.QueryRowContext(ctx, keyOf(name))
+	})
 }
 
 func (l *mailboxList) byID(ctx context.Context, id ID) (Entry, error) {
+	return l.cached(ctx, entryKey{id: id}, func(db *database) *sql.Row {
+		return db.byID.QueryRowContext(ctx, id)
+	})
+}
+
+// cached answers from memory if the list has not changed since.
+func (l *mailboxList) cached(ctx context.Context, key entryKey, query func(*database) *sql.Row) (Entry, error) {
 	db, err := l.open(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	return scanEntry(db.byID.QueryRowContext(ctx, id))
+	gen, calm := db.generation()
+	if calm {
+		if e, ok := db.cache.get(key, gen); ok {
+			return e, nil
+		}
+	}
+	e, err := scanEntry(query(db))
+	if err == nil && calm {
+		if now, calm := db.generation(); calm && now == gen {
+			db.cache.put(key, gen, e)
+		}
+	}
+	return e, err
 }
 
 // page is up to a thousand entries with keys after one and below another.
@@ -272,6 +302,13 @@ func (l *mailboxList) change(ctx context.Context, fn func(*sql.Tx) error) error 
 	if err != nil {
 		return err
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	done, err := db.changing()
+	if err != nil {
+		return err
+	}
+	defer done()
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -307,7 +344,7 @@ func (l *mailboxList) close() error {
 	if l.db == nil {
 		return nil
 	}
-	err := l.db.Close()
+	err := l.db.close()
 	l.db = nil
 	return err
 }
