@@ -2,7 +2,6 @@ package pop3d
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"strings"
@@ -12,17 +11,6 @@ import (
 	"angarium/lib/pop3d"
 	"angarium/lib/store"
 )
-
-// config is nil where there is no certificate, which only pop3s can't do without.
-func (s serverTLS) config(needed bool) (*tls.Config, error) {
-	if s.CertFile == "" {
-		if needed {
-			return nil, errors.New("pop3s: required OpenSSL options not present")
-		}
-		return nil, nil
-	}
-	return s.Config()
-}
 
 // hostName asks the resolver how the client is called. Slow answers are no answers.
 func hostName(ctx context.Context, ip string) string {

@@ -3,6 +3,7 @@ package pop3d
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,7 +19,6 @@ import (
 	"angarium/lib/proclist"
 	"angarium/lib/service"
 	"angarium/lib/store"
-	"angarium/lib/tlsconf"
 )
 
 // product is what greetings call us; the old version stands in it for clients
@@ -143,7 +143,9 @@ func configure(s *service.Service, users *accounts.DB) (pop3d.Config, error) {
 	mayProxy := append(c.List("admins"), c.List("proxyservers")...)
 	conf.AuthorizeAs = func(id, _ string) bool { return slices.Contains(mayProxy, id) }
 	var err error
-	conf.TLS, err = tlsSettings(c).config(implicit)
+	if conf.TLS, err = storeconf.TLS(c); err == nil && conf.TLS == nil && implicit {
+		err = errors.New("pop3s: required OpenSSL options not present")
+	}
 	return conf, err
 }
 
@@ -161,46 +163,4 @@ func present(c *imapdconf.Config, name string, log *maillog.Logger) func(int64, 
 		}
 		return func() { _ = proclist.Remove(dir, session) }
 	}
-}
-
-// serverTLS are the TLS settings of imapd.conf.
-type serverTLS struct{ tlsconf.Server }
-
-func tlsSettings(c *imapdconf.Config) serverTLS {
-	file := func(name string) string {
-		if v := c.String(name); v != "disabled" {
-			return v
-		}
-		return ""
-	}
-	return serverTLS{tlsconf.Server{
-		CertFile:  file("tls_server_cert"),
-		KeyFile:   file("tls_server_key"),
-		CAFile:    file("tls_client_ca_file"),
-		CAPath:    file("tls_client_ca_dir"),
-		Protocols: protocols(c),
-		NoTickets: c.Duration("tls_session_timeout") == 0,
-	}}
-}
-
-// protocols is tls_versions in the words of main.cf. Left alone it means TLS 1.2
-// and later: the old default has versions that nobody should speak any more.
-func protocols(c *imapdconf.Config) string {
-	if _, set := c.Raw("tls_versions"); !set {
-		return ">=TLSv1.2"
-	}
-	var list []string
-	for _, v := range c.List("tls_versions") {
-		switch strings.TrimSuffix(v, ",") {
-		case "tls1_0":
-			list = append(list, "TLSv1")
-		case "tls1_1":
-			list = append(list, "TLSv1.1")
-		case "tls1_2":
-			list = append(list, "TLSv1.2")
-		case "tls1_3":
-			list = append(list, "TLSv1.3")
-		}
-	}
-	return strings.Join(list, ", ")
 }

@@ -202,13 +202,8 @@ func TestSettings(t *testing.T) {
 	if !c.Plaintext || c.MinPoll.Minutes() != 5 || c.Expire != 3 || c.Info != "min" || c.APOP || c.TLS != nil || c.TLSRequired {
 		t.Errorf("%+v", c)
 	}
-	if got := protocols(mustParse(t, "tls_versions: tls1_2, tls1_3\n")); got != "TLSv1.2, TLSv1.3" {
-		t.Error(got)
-	}
-	if got := protocols(mustParse(t, "")); got != ">=TLSv1.2" {
-		t.Error(got)
-	}
-	if _, err := tlsSettings(mustParse(t, "tls_server_cert: disabled\n")).config(true); err == nil {
+	implicit := &service.Service{Line: ipc.Line{Args: []string{"-s"}}, Imapd: mustParse(t, "tls_server_cert: disabled\n")}
+	if _, err := configure(implicit, new(accounts.DB)); err == nil {
 		t.Error("pop3s without a certificate")
 	}
 }

@@ -41,5 +41,8 @@ func protocols(c *imapdconf.Config) string {
 			list = append(list, name)
 		}
 	}
+	if len(list) == 0 { // nothing that we know: no reason to allow everything
+		return ">=TLSv1.2"
+	}
 	return strings.Join(list, ", ")
 }
