@@ -231,8 +231,8 @@ func TestDialogue(t *testing.T) {
 		"badlogin: [127.0.0.1] plaintext (bob) [SASL(-13): authentication failure: checkpass failed]",
 		"Unable to open maildrop user.ann: Mailbox does not exist",
 		"badlogin: [127.0.0.1] FOO (-notset-) [no mechanism available]",
-		"badlogin: [127.0.0.1] PLAIN (bob) [authentication failure]",
-		"badlogin: [127.0.0.1] LOGIN (bob) [authentication failure]",
+		"badlogin: [127.0.0.1] PLAIN (bob) [SASL(-13): authentication failure: checkpass failed]",
+		"badlogin: [127.0.0.1] LOGIN (bob) [SASL(-13): authentication failure: checkpass failed]",
 		"counts: retr=<1> top=<3> dele=<2>",
 	} {
 		if !c.log.has(line) {
