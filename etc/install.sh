@@ -35,7 +35,6 @@ ln -sf ../sbin/sendmail "$root/lib/sendmail"
 put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
 put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info \
   ctl_cyrusdb ctl_deliver ctl_mboxlist cyr_expire mbpath tls_prune
-  cyr_expire mbpath tls_prune
 [ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"
 
 for page in man/*.[1-8]; do

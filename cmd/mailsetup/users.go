@@ -28,7 +28,30 @@ func (s *setup) addUsers(ctx context.Context) error {
 	for _, p := range conf.Partitions() {
 		dirs = append(dirs, p.Path)
 	}
-	return s.asOwner(conf.String("cyrus_user"), dirs, func() error { return s.makeUsers(ctx, conf) })
+	if err := s.asOwner(conf.String("cyrus_user"), dirs, func() error { return s.makeUsers(ctx, conf) }); err != nil {
+		return err
+	}
+	return s.letPostfixIn(conf)
+}
+
+// letPostfixIn gives the MTA's user the way to the store's sockets and the right
+// to read the user database; nobody else may speak LMTP to the store.
+func (s *setup) letPostfixIn(conf *imapdconf.Config) error {
+	if s.Private || os.Geteuid() != 0 {
+		return nil
+	}
+	postfix, err := sysuser.Lookup(s.Owner)
+	if err == nil && postfix == nil {
+		err = fmt.Errorf("there is no user %s: make it first (useradd -r -M %s)", s.Owner, s.Owner)
+	}
+	if err != nil {
+		return err
+	}
+	path, _ := storeconf.Accounts(conf)
+	return errors.Join(
+		os.Chmod(conf.String("configdirectory"), 0o751),
+		os.Chown(s.SocketDir, -1, postfix.GID), os.Chmod(s.SocketDir, 0o750),
+		os.Chown(path, -1, postfix.GID), os.Chmod(path, 0o640))
 }
 
 // asOwner calls f with the rights of the store's user, to whom the folders are
