@@ -193,7 +193,11 @@ func classify(item string) (Target, error) {
 		}
 		return Include{name}, nil
 	case text != item:
-		return Address{address.Parse(text)}, nil
+		a := address.Parse(text)
+		if a.IsNull() {
+			return nil, fmt.Errorf("%w: %s", ErrSyntax, item)
+		}
+		return Address{a}, nil
 	case text[0] == '\\': // \user: no further expansion; the mark stays
 		a, err := address.ParseQuoted(text[1:])
 		if err != nil || a.IsNull() {

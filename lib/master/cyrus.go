@@ -172,17 +172,22 @@ func redirect(path string) error {
 	return nil
 }
 
-// bin is where commands without a path are: where we are.
+// bin is where commands without a path are: where we are, or, for a master in
+// sbin, in the lib/cyrus/bin beside that.
 func bin(c *cli.Cmd) string {
+	dir := "/usr/lib/cyrus/bin"
+	if self, err := os.Executable(); err == nil {
+		dir = filepath.Dir(self)
+	}
 	if strings.Contains(c.Path, "/") {
-		if dir, err := filepath.Abs(filepath.Dir(c.Path)); err == nil {
-			return dir
+		if called, err := filepath.Abs(filepath.Dir(c.Path)); err == nil {
+			dir = called
 		}
 	}
-	if self, err := os.Executable(); err == nil {
-		return filepath.Dir(self)
+	if installed := filepath.Join(dir, "../lib/cyrus/bin"); filepath.Base(dir) == "sbin" && exists(installed) {
+		return installed
 	}
-	return "/usr/lib/cyrus/bin"
+	return dir
 }
 
 // program is where a command of cyrus.conf lies. A path at which there is nothing
