@@ -75,7 +75,7 @@ func main() {
 }
 
 // program is sendmail(1).
-func program(ctx context.Context, c *cli.Cmd) error {
+func program(_ context.Context, c *cli.Cmd) error {
 	s := &call{c: c, rewrite: "local", uid: os.Getuid()}
 	switch c.Name {
 	case "mailq":
@@ -97,7 +97,7 @@ func program(ctx context.Context, c *cli.Cmd) error {
 		err = s.check(args)
 	}
 	if err == nil {
-		err = s.run(ctx, args)
+		err = s.run(args)
 	}
 	if err == nil {
 		return nil
@@ -152,7 +152,7 @@ func (s *call) check(args []string) error {
 	return nil
 }
 
-func (s *call) run(ctx context.Context, args []string) error {
+func (s *call) run(args []string) error {
 	command := s.conf.String("command_directory")
 	switch s.mode {
 	case list:
@@ -179,7 +179,7 @@ func (s *call) run(ctx context.Context, args []string) error {
 	case nothing:
 		return nil
 	}
-	return s.submit(ctx, args)
+	return s.submit(args)
 }
 
 // become replaces this process with another program.

@@ -3,15 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"angarium/lib/cleanup"
 	"angarium/lib/conf/queueconf"
@@ -21,7 +19,7 @@ import (
 
 // submit hands the message on standard input to postdrop. If anything is wrong the
 // end record is not written, and postdrop forgets the message.
-func (s *call) submit(ctx context.Context, args []string) error {
+func (s *call) submit(args []string) error {
 	sender, name, err := s.from()
 	if err != nil {
 		return err
@@ -37,7 +35,7 @@ func (s *call) submit(ctx context.Context, args []string) error {
 	case len(rcpts) == 0 && !s.extract:
 		return fmt.Errorf("%s: Recipient addresses must be specified on the command line or via the -t option", s.who())
 	}
-	p, err := s.startPostdrop(ctx)
+	p, err := s.startPostdrop()
 	if err != nil {
 		return err
 	}
@@ -74,41 +72,62 @@ func (s *call) probeFrom(sender string) string {
 	return sender
 }
 
-// postdrop is the running program.
+// postdrop is the running program. It is started without os/exec, whose care for
+// many processes costs as much as the rest of this program.
 type postdrop struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	path string
+	pid  int
+	in   *os.File
+	out  *bufio.Reader
+	from *os.File // under out
 }
 
-func (s *call) startPostdrop(ctx context.Context) (*postdrop, error) {
-	path := filepath.Join(s.conf.String("command_directory"), "postdrop")
-	cmd := exec.CommandContext(ctx, path, "-r")
-	cmd.Stderr = s.c.Stderr
-	if _, ok := s.c.Stderr.(*os.File); !ok {
-		cmd.Stderr = os.Stderr
-	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
+func (s *call) startPostdrop() (*postdrop, error) {
+	p := &postdrop{path: filepath.Join(s.conf.String("command_directory"), "postdrop")}
+	var to, from [2]int
+	if err := syscall.Pipe2(to[:], syscall.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
+	if err := syscall.Pipe2(from[:], syscall.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		s.log.Fatalf("execvp %s: %s", path, plain(err))
-		s.log.Warnf("command \"%s -r\" exited with status 1", path)
-		return nil, fmt.Errorf("%s: unable to execute %s -r: Application error", s.who(), path)
+	p.in, p.from = os.NewFile(uintptr(to[1]), "postdrop"), os.NewFile(uintptr(from[0]), "postdrop")
+	p.out = bufio.NewReader(p.from)
+	stderr := os.Stderr
+	if f, ok := s.c.Stderr.(*os.File); ok {
+		stderr = f
 	}
-	return &postdrop{cmd, in, bufio.NewReader(out)}, nil
+	pid, err := syscall.ForkExec(p.path, []string{p.path, "-r"}, &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{uintptr(to[0]), uintptr(from[1]), stderr.Fd()},
+	})
+	syscall.Close(to[0])
+	syscall.Close(from[1])
+	if err != nil {
+		p.in.Close()
+		p.from.Close()
+		s.log.Fatalf("execvp %s: %s", p.path, plain(err))
+		s.log.Warnf("command \"%s -r\" exited with status 1", p.path)
+		return nil, fmt.Errorf("%s: unable to execute %s -r: Application error", s.who(), p.path)
+	}
+	p.pid = pid
+	return p, nil
+}
+
+// wait reads what is left of postdrop's output, and waits for its end.
+func (p *postdrop) wait() (status syscall.WaitStatus) {
+	_, _ = io.Copy(io.Discard, p.out)
+	p.from.Close()
+	for {
+		if _, err := syscall.Wait4(p.pid, &status, 0, nil); err != syscall.EINTR {
+			return status
+		}
+	}
 }
 
 // giveUp lets postdrop see an end of input without an end record.
 func (p *postdrop) giveUp() {
 	p.in.Close()
-	_, _ = io.Copy(io.Discard, p.out)
-	_ = p.cmd.Wait()
+	p.wait()
 }
 
 // finish reads what postdrop has to say.
@@ -116,8 +135,7 @@ func (s *call) finish(p *postdrop) error {
 	p.in.Close()
 	hello, herr := ipc.ReadAttrs(p.out)
 	end, eerr := ipc.ReadAttrs(p.out)
-	_, _ = io.Copy(io.Discard, p.out)
-	werr := p.cmd.Wait()
+	exit := p.wait()
 	if herr == nil && eerr == nil && ipc.Get(hello, "protocol") == "postdrop_protocol" {
 		status, err := strconv.Atoi(ipc.Get(end, "status"))
 		if err == nil && status == 0 {
@@ -127,10 +145,9 @@ func (s *call) finish(p *postdrop) error {
 			return fmt.Errorf("%s: %s", s.who(), problem(status))
 		}
 	}
-	command := p.cmd.Path + " -r"
-	var exit *exec.ExitError
-	if errors.As(werr, &exit) {
-		s.log.Warnf("command \"%s\" exited with status %d", command, exit.ExitCode())
+	command := p.path + " -r"
+	if exit.Exited() && exit.ExitStatus() != 0 {
+		s.log.Warnf("command \"%s\" exited with status %d", command, exit.ExitStatus())
 	}
 	return fmt.Errorf("%s: unable to execute %s: Application error", s.who(), command)
 }
