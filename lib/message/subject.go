@@ -16,13 +16,21 @@ func BaseSubject(value []byte) (base []byte, isReply bool) {
 			s = t
 			break
 		}
-		for again := true; again; { // (3) to (5) leaders
-			again = false
-			if rest, ok := subjLeader(s); ok {
-				s, isReply, again = rest, true, true
-			} else if rest, ok := subjBlob(s); ok && len(bytes.TrimSpace(rest)) > 0 {
-				s, again = rest, true
+		for { // (3) to (5) leaders
+			rest, ok := subjLeader(s)
+			if !ok {
+				break
 			}
+			s, isReply = rest, true
+		}
+		// Behind these blobs stands no leader: they are not looked at again, one
+		// by one, or 50,000 of them would take half a minute.
+		for {
+			rest, ok := subjBlob(s)
+			if !ok || len(rest) == 0 {
+				break
+			}
+			s = rest
 		}
 		// (6) "[Fwd: ...]"
 		if n := len(s); n > 6 && s[n-1] == ']' && bytes.EqualFold(s[:5], []byte("[fwd:")) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 func TestDecodeWords(t *testing.T) {
@@ -104,10 +105,24 @@ func TestBaseSubject(t *testing.T) {
 		{"Regarding", "Regarding", false},
 		{"=?utf-8?q?Re:_gr=C3=BC=C3=9Fe?=", "grüße", true},
 		{"Re:", "", true},
+		{"[a] [b] Re: [c]", "[c]", true},
+		{"[a] [b]", "[b]", false},
+		{"[a] Re: [b] re: [c] x", "x", true},
 	} {
 		got, reply := BaseSubject([]byte(c.in))
 		if string(got) != c.want || reply != c.reply {
 			t.Errorf("%q: %q %v", c.in, got, reply)
+		}
+	}
+}
+
+// TestSubjectBomb: the time is in proportion to the length.
+func TestSubjectBomb(t *testing.T) {
+	for _, s := range []string{"[a] ", "re: ", "(fwd)", "re[a]: ", "[fwd: ", "[a] [fwd: "} {
+		start := time.Now()
+		BaseSubject([]byte(strings.Repeat(s, 200_000/len(s))))
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("%q: %v", s, took)
 		}
 	}
 }
