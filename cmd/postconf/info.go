@@ -11,7 +11,7 @@ import (
 
 // mapTypes are the table types that lib/maps opens.
 func mapTypes() []string {
-	return []string{"btree", "cdb", "cidr", "dbm", "environ", "fail", "hash", "inline", "internal", "lmdb", "pcre", "pipemap",
+	return []string{"btree", "cdb", "cidr", "dbm", "environ", "fail", "hash", "inline", "internal", "lmdb", "nis", "pcre", "pipemap",
 		"proxy", "randmap", "regexp", "sdbm", "socketmap", "static", "tcp", "texthash", "unionmap", "unix"}
 }
 
