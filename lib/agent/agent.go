@@ -83,6 +83,7 @@ type Result struct {
 	Text   string // the log's text in parentheses when delivered, "250 2.0.0 Ok"
 	Relay  string // "mx.example.org[192.0.2.1]:25", "local", "none"
 	Reuse  int    // conn_use; 0 or 1: a connection of its own
+	Tag    string // of the log line, "postfix/pipe"; empty: the transport's
 	// Setup and Transmit are the last two of the log's delays=a/b/c/d.
 	Setup, Transmit time.Duration
 

@@ -14,7 +14,7 @@ var house = []struct {
 	rooms string
 }{
 	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser logical proclist floors"},
-	{"ground: the shared words", "ipc message mailbox maps sasl dns tlsconf agent"},
+	{"ground: the shared words", "command ipc message mailbox maps sasl dns tlsconf agent"},
 	{"first: protocols, state, judgement", "agent/wire smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias sieve spam virus"},
 	{"second: work", "cleanup deliver/ verify screen"},
 	{"third: daemons", "smtpd qmgr lmtpd imapd pop3d timsieved list webmail admin"},
@@ -22,6 +22,7 @@ var house = []struct {
 	{"roof: lists of services", "conf/mastercf conf/cyrusconf conf/storeconf conf/mailconf conf/queueconf"},
 	{"roof: which processes a set-up consists of", "plan"},
 	{"roof: parents and children", "service master storetool"},
+	{"roof: agents that take on the rights of others", "deputy"},
 	{"roof: programs", "cmd/"},
 	{"roof: the program that is all programs", "cmd/angarium"},
 }

@@ -355,6 +355,9 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 		log, end = m.c.Log.As(m.c.Prefix + "error").Session()
 		defer end()
 	}
+	if len(results) > 0 && results[0].Tag != "" { // a program of another name: postfix/pipe
+		log = log.As(results[0].Tag)
+	}
 	s := settlement{g: g, f: f, log: log, start: start, unmarked: last}
 	for i := range e.items {
 		s.settle(ctx, e.items[i], results[i])

@@ -48,6 +48,7 @@ type Result struct {
 	Err                           string
 	Remote                        *dsn.Remote
 	Status, Text, Relay, Action   string
+	Tag                           string
 	Setup, Transmit               time.Duration
 	Site                          bool
 	Onward                        []agent.Onward
@@ -79,7 +80,7 @@ func (r *Request) Agent(m agent.Message) *agent.Request {
 func FromResults(list []agent.Result) []Result {
 	out := make([]Result, len(list))
 	for i, r := range list {
-		out[i] = Result{Status: r.Status, Text: r.Text, Relay: r.Relay, Action: r.Action, Setup: r.Setup, Transmit: r.Transmit, Site: r.Site, Onward: r.Onward}
+		out[i] = Result{Status: r.Status, Text: r.Text, Relay: r.Relay, Action: r.Action, Tag: r.Tag, Setup: r.Setup, Transmit: r.Transmit, Site: r.Site, Onward: r.Onward}
 		if r.Err != nil {
 			e := dsn.From(r.Err, r.Err.Error())
 			out[i].Class, out[i].Subject, out[i].Detail, out[i].Reply = e.Code[0], e.Code[1], e.Code[2], e.Reply
@@ -96,7 +97,7 @@ func FromResults(list []agent.Result) []Result {
 func Results(list []Result) []agent.Result {
 	out := make([]agent.Result, len(list))
 	for i, r := range list {
-		out[i] = agent.Result{Status: r.Status, Text: r.Text, Relay: r.Relay, Action: r.Action, Setup: r.Setup, Transmit: r.Transmit, Site: r.Site, Onward: r.Onward}
+		out[i] = agent.Result{Status: r.Status, Text: r.Text, Relay: r.Relay, Action: r.Action, Tag: r.Tag, Setup: r.Setup, Transmit: r.Transmit, Site: r.Site, Onward: r.Onward}
 		if r.Class != 0 {
 			out[i].Err = &dsn.Error{Reply: r.Reply, Code: [3]int{r.Class, r.Subject, r.Detail}, Text: r.Err, Remote: r.Remote}
 		}

@@ -31,23 +31,26 @@ type Options struct {
 	Delimiters  string
 	// NoForward: a .forward was looked for before, with the user's own groups;
 	// now only the mailbox is written.
-	NoForward       bool
-	MailboxHop      string // "transport:nexthop" for who has no .forward
-	MailboxCommand  string
-	HomeMailbox     string // "Maildir/" or "Mailbox"
-	SpoolDir        string // mail_spool_directory; ends in "/" for maildirs
-	Locks           []string
-	LockAttempts    int
-	LockDelay       time.Duration
-	StaleLock       time.Duration
-	SizeLimit       int64 // mailbox_size_limit; 0: none
-	CommandTime     time.Duration
-	CommandShell    string // local_command_shell
-	ForwardCommand  bool   // allow_mail_to_commands holds forward
-	ForwardFile     bool   // allow_mail_to_files holds forward
-	IncludeCommand  bool
-	IncludeFile     bool
-	ExportEnv       []string
+	NoForward      bool
+	MailboxHop     string // "transport:nexthop" for who has no .forward
+	MailboxCommand string
+	HomeMailbox    string // "Maildir/" or "Mailbox"
+	SpoolDir       string // mail_spool_directory; ends in "/" for maildirs
+	Locks          []string
+	LockAttempts   int
+	LockDelay      time.Duration
+	StaleLock      time.Duration
+	SizeLimit      int64 // mailbox_size_limit; 0: none
+	CommandTime    time.Duration
+	CommandShell   string // local_command_shell
+	ForwardCommand bool   // allow_mail_to_commands holds forward
+	ForwardFile    bool   // allow_mail_to_files holds forward
+	IncludeCommand bool
+	IncludeFile    bool
+	ExportEnv      []string
+	// Virtual: User.Home is the mailbox itself, as virtual(8) writes it.
+	Virtual         bool
+	StrictOwner     bool // strict_mailbox_ownership
 	DirPermissions  os.FileMode
 	FilePermissions os.FileMode
 }
@@ -120,6 +123,8 @@ func (j *job) deliver(ctx context.Context) agent.Result {
 		return failed(ErrMailbox)
 	}
 	switch {
+	case j.o.Virtual:
+		return j.virtual(ctx)
 	case j.o.MailboxCommand != "":
 		return j.command(ctx, j.o.MailboxCommand)
 	case j.o.HomeMailbox != "":
@@ -132,6 +137,14 @@ func (j *job) deliver(ctx context.Context) agent.Result {
 		return j.maildir(j.o.SpoolDir+j.o.User.Name+"/", "maildir")
 	}
 	return j.mbox(ctx, j.o.SpoolDir+"/"+j.o.User.Name, "mailbox")
+}
+
+// virtual writes a mailbox of someone who has no account.
+func (j *job) virtual(ctx context.Context) agent.Result {
+	if name := j.o.User.Home; strings.HasSuffix(name, "/") {
+		return j.maildir(name, "maildir")
+	}
+	return j.mbox(ctx, j.o.User.Home, "mailbox")
 }
 
 func (j *job) file(ctx context.Context, name string) agent.Result {

@@ -146,10 +146,10 @@ func TestCommand(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"cat > $HOME/out; echo $RECIPIENT $SENDER $EXTENSION >> $HOME/out", "delivered"},
 		{"exit 75", "4.3.0 temporary failure"},
-		{"echo nobody; exit 67", "5.1.1 user unknown. Command output: nobody"},
+		{"echo nobody; exit 67", "5.1.1 user unknown. Command output: nobody "},
 		{"exit 1", `5.3.0 Command died with status 1: "exit 1"`},
 		{"kill -9 $$", `4.3.0 Command died with signal 9: "kill -9 $$"`},
-		{"echo 4.2.1 closed today; exit 1", "4.2.1 closed today"},
+		{"echo 4.2.1 closed today; exit 1", "4.2.1 closed today "},
 		{"true", "delivered"}, // does not read its input
 	} {
 		res := d.try("bob+ext@here.test", "|"+c.line)
@@ -168,7 +168,7 @@ func TestCommand(t *testing.T) {
 		t.Errorf("the command got %q", out)
 	}
 	d.o.CommandTime = 50 * time.Millisecond
-	if res := d.try("bob@here.test", "|sleep 5"); res.Err == nil || !strings.HasPrefix(res.Err.Error(), "Command time limit exceeded") || dsn.Permanent(res.Err) {
+	if res := d.try("bob@here.test", "|sleep 5"); res.Err == nil || !strings.HasPrefix(res.Err.Error(), "Command time limit exceeded") || !dsn.Permanent(res.Err) {
 		t.Errorf("%v", res.Err)
 	}
 }

@@ -114,6 +114,10 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 	if err != nil {
 		return failed(trouble("update mailbox", name, err))
 	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok && j.o.StrictOwner && int(sys.Uid) != j.o.User.UID {
+		j.r.Log.Warnf("specify \"strict_mailbox_ownership = no\" to ignore mailbox ownership mismatch")
+		return failed(dsn.New(0, "4.2.0", "destination %s is not owned by recipient", name))
+	}
 	if !st.Mode().IsRegular() {
 		// A device such as /dev/null is written to, and not cut.
 		w := bufio.NewWriter(f)
