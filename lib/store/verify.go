@@ -153,6 +153,9 @@ func (t *txn) raised(m *meta, old *salvaged) header {
 		modseq: max(m.modCeiling, old.hdr.modseq+1), recent: old.hdr.recent, cacheEnd: old.hdr.cacheEnd,
 	}
 	h.history = h.modseq
+	if old.hdr.counter == 0 {
+		h.recent = h.uidNext - 1 // who was told of what is lost: nothing shall be new once more
+	}
 	if old.whole {
 		h.uidNext, h.modseq, h.history = max(old.hdr.uidNext, old.max+1), old.hdr.modseq+1, old.hdr.history
 	}
