@@ -157,6 +157,8 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 	} else {
 		c.Client.Discard = conf.List("smtp_discard_ehlo_keywords")
 		c.Client.Plain = conf.Bool("smtp_never_send_ehlo")
+		// Our own store gets what came in; the rest of the world what Postfix would send.
+		c.Client.BlankCR = conf.Bool("cleanup_replace_stray_cr_lf")
 	}
 	for i, w := range c.Client.Discard {
 		c.Client.Discard[i] = strings.ToLower(w)

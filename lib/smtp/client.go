@@ -32,6 +32,7 @@ type ClientOptions struct {
 
 	Discard   []string // EHLO keywords to ignore, lower case
 	LineLimit int      // smtp_line_length_limit; 0: 998. Longer lines are broken as smtp(8) does; < 0: never
+	BlankCR   bool     // a CR that ends no line becomes a blank: some servers take CR.CRLF for the end of a message
 }
 
 // Client is one connection to a mail server. It is not safe for concurrent use.

@@ -269,7 +269,7 @@ func TestStuffer(t *testing.T) {
 		"a\r\nb\n":      "a\r\r\nb\r\n.\r\n",
 	} {
 		for size := 1; size < 6; size++ {
-			s := newStuffer(10)
+			s := newStuffer(&ClientOptions{LineLimit: 10})
 			for b := []byte(in); len(b) > 0; b = b[min(size, len(b)):] {
 				s.write(b[:min(size, len(b))])
 			}
@@ -278,6 +278,13 @@ func TestStuffer(t *testing.T) {
 				t.Errorf("%q by %d: %q, want %q", in, size, s.out, want)
 			}
 		}
+	}
+	s := newStuffer(&ClientOptions{BlankCR: true})
+	s.write([]byte("x\r.\r\nMAIL\r\r"))
+	s.write([]byte("\n.\n"))
+	s.finish()
+	if got := string(s.out); got != "x . \r\nMAIL  \r\n..\r\n.\r\n" {
+		t.Errorf("stray CR: %q", got)
 	}
 }
 

@@ -321,7 +321,7 @@ func (t *transfer) sendNothing(ctx context.Context, refused *dsn.Error) error {
 // content sends the message after 354 and takes the last answers.
 func (t *transfer) content(ctx context.Context) error {
 	c := t.c
-	w := newStuffer(c.o.LineLimit)
+	w := newStuffer(&c.o)
 	defer w.release()
 	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
 	defer bodyBuffers.Put(buf)
@@ -386,7 +386,7 @@ func (t *transfer) finalReplies(ctx context.Context, phase string) error {
 // chunks sends the message as BDAT, RFC 3030. Line ends become CRLF there, too.
 func (t *transfer) chunks(ctx context.Context) error {
 	c := t.c
-	w := newStuffer(c.o.LineLimit)
+	w := newStuffer(&c.o)
 	defer w.release()
 	w.plain = true
 	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
@@ -437,6 +437,7 @@ type stuffer struct {
 	limit  int
 	col    int // octets of the current line sent
 	plain  bool
+	blanks bool // for CR
 	inLine bool
 }
 
@@ -447,12 +448,13 @@ var (
 	stuffers    = sync.Pool{New: func() any { return &stuffer{out: make([]byte, 0, bodyBuffer+bodyBuffer/8)} }}
 )
 
-func newStuffer(limit int) *stuffer {
+func newStuffer(o *ClientOptions) *stuffer {
+	limit := o.LineLimit
 	if limit == 0 {
 		limit = normalLength
 	}
 	s := stuffers.Get().(*stuffer)
-	*s = stuffer{limit: limit, out: s.out[:0]}
+	*s = stuffer{limit: limit, blanks: o.BlankCR, out: s.out[:0]}
 	return s
 }
 
@@ -502,8 +504,18 @@ func (s *stuffer) text(line []byte) {
 			}
 		}
 		s.out = append(s.out, line[:n]...)
+		if s.blanks {
+			blankCR(s.out[len(s.out)-n:])
+		}
 		s.col += n
 		line = line[n:]
+	}
+}
+
+func blankCR(b []byte) {
+	for i := bytes.IndexByte(b, '\r'); i >= 0; i = bytes.IndexByte(b, '\r') {
+		b[i] = ' '
+		b = b[i+1:]
 	}
 }
 

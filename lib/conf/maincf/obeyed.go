@@ -26,6 +26,7 @@ var acted = [...]string{
 	"bounce_size_limit",
 	"broken_sasl_auth_clients",
 	"canonical_maps",
+	"cleanup_replace_stray_cr_lf",
 	"command_directory",
 	"command_time_limit",
 	"compatibility_level",
