@@ -2,15 +2,20 @@ package queue
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"angarium/lib/address"
 	"angarium/lib/ipc"
@@ -25,6 +30,8 @@ type Entry struct {
 	Expired    bool   // postsuper -e asked for its return
 	Sender     string // as a listing shows it: quoted, MAILER-DAEMON for the null sender
 	Recipients []Waiting
+
+	seen map[string]bool // the recipients, once they are many
 }
 
 // Waiting is a recipient that is not done, and why, where that is known.
@@ -139,60 +146,211 @@ func (e *Entry) take(a ipc.Attr) {
 	}
 }
 
-// List goes through all messages that are in the queue.
+// listChunk is how many messages are read side by side.
+const listChunk = 64
+
+// chunk is some messages of a directory that are being read.
+type chunk struct {
+	dir     Dir
+	ids     []string
+	entries []*Entry
+	errs    []error
+	ready   sync.WaitGroup
+	scan    error // why no chunk follows
+}
+
+// List goes through all messages that are in the queue. Files are read by as many
+// goroutines as there are processors, ahead of yield.
 func (q *Queue) List(ctx context.Context, yield func(*Entry) error) error {
-	for _, d := range []Dir{Maildrop, Active, Incoming, Deferred, Hold} {
-		for id, err := range q.Scan(d) {
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				return err
-			}
-			e, err := q.entry(d, id)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	chunks := make(chan *chunk, 2)
+	go q.chunks(ctx, chunks)
+	for c := range chunks {
+		c.ready.Wait()
+		for i, e := range c.entries {
+			err := c.errs[i]
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat) || e == nil && err == nil {
 				continue // gone, being written, or corrupt
 			}
+			if err == nil {
+				err = yield(e)
+			}
 			if err != nil {
 				return err
 			}
-			if err := yield(e); err != nil {
-				return err
-			}
+		}
+		if c.scan != nil {
+			return c.scan
 		}
 	}
+	return ctx.Err()
+}
+
+// chunks scans the directories and reads what is there.
+func (q *Queue) chunks(ctx context.Context, out chan<- *chunk) {
+	defer close(out)
+	send := func(c *chunk) bool {
+		c.entries, c.errs = make([]*Entry, len(c.ids)), make([]error, len(c.ids))
+		readers := min(runtime.GOMAXPROCS(0), 4)
+		for r := range readers {
+			c.ready.Go(func() {
+				g := glances.Get().(*glance)
+				defer glances.Put(g)
+				for i := r; i < len(c.ids); i += readers {
+					c.entries[i], c.errs[i] = q.guarded(g, c.dir, c.ids[i])
+				}
+			})
+		}
+		select {
+		case out <- c:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	for _, d := range []Dir{Maildrop, Active, Incoming, Deferred, Hold} {
+		c := &chunk{dir: d}
+		for id, err := range q.Scan(d) {
+			if err != nil {
+				c.scan = err
+				send(c)
+				return
+			}
+			if c.ids = append(c.ids, id); len(c.ids) < listChunk {
+				continue
+			}
+			if !send(c) {
+				return
+			}
+			c = &chunk{dir: d}
+		}
+		if len(c.ids) > 0 && !send(c) {
+			return
+		}
+	}
+}
+
+// glance is what it takes to look into a file without an os.File, which costs more
+// than the look does: of a long queue many are read.
+type glance struct {
+	fd   int
+	room [walkSize]byte
+	log  [walkSize]byte
+}
+
+var glances = sync.Pool{New: func() any { return new(glance) }}
+
+func openFile(name string) (int, error) {
+	for {
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return -1, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		return fd, nil
+	}
+}
+
+// ReadAt makes do with one read: who wants more asks again.
+func (g *glance) ReadAt(b []byte, off int64) (int, error) {
+	for {
+		n, err := unix.Pread(g.fd, b, off)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, err
+		case n == 0 && len(b) > 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
+// reasons reads why recipients wait.
+func (g *glance) reasons(name string, e *Entry) error {
+	fd, err := openFile(name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	g.fd = fd
+	var r io.Reader = io.NewSectionReader(g, 0, 1<<40)
+	var room []byte
+	// Mostly all of it comes at once, and half of the room is enough for its lines.
+	if n, err := g.ReadAt(g.log[:], 0); err == nil && n <= len(g.log)/2 {
+		r, room = bytes.NewReader(g.log[:n]), g.log[n:]
+	}
+	readLog(r, room, func(l LogEntry, err error) bool {
+		if err == nil {
+			e.add(l.Recipient.Quoted(), l.Reason)
+		}
+		return err == nil
+	})
 	return nil
 }
 
+// add notes a recipient, once.
+func (e *Entry) add(address, reason string) {
+	if e.seen == nil {
+		for i := range e.Recipients {
+			if e.Recipients[i].Address == address {
+				return
+			}
+		}
+		if len(e.Recipients) >= 16 {
+			e.seen = make(map[string]bool)
+			for i := range e.Recipients {
+				e.seen[e.Recipients[i].Address] = true
+			}
+		}
+	}
+	if e.seen != nil {
+		if e.seen[address] {
+			return
+		}
+		e.seen[address] = true
+	}
+	e.Recipients = append(e.Recipients, Waiting{address, reason})
+}
+
+// guarded is entry; a file that makes us panic must cost no more than its own line.
+func (q *Queue) guarded(g *glance, d Dir, id string) (e *Entry, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e, err = nil, fmt.Errorf("%w: %v", ErrFormat, p)
+		}
+	}()
+	return q.entry(g, d, id)
+}
+
 // entry reads one message for a listing; nil if it is not complete.
-func (q *Queue) entry(d Dir, id string) (*Entry, error) {
-	f, err := os.Open(q.file(d, id))
+func (q *Queue) entry(g *glance, d Dir, id string) (*Entry, error) {
+	name := q.file(d, id)
+	fd, err := openFile(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := fstat(f)
-	if err != nil {
-		return nil, err
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
+	info := infoOf(&st)
 	if !info.Complete() {
 		return nil, nil
 	}
 	e := &Entry{Dir: d, ID: id, Arrival: info.ModTime, Size: info.Size, Expired: info.Expired()}
-	seen := map[string]bool{}
 	if d == Deferred || d == Active || d == Hold {
-		for l, err := range q.ReadLog(Defer, id) {
-			if err != nil {
-				break // a listing is not the place to complain
-			}
-			r := l.Recipient.Quoted()
-			if !seen[r] {
-				seen[r] = true
-				e.Recipients = append(e.Recipients, Waiting{r, l.Reason})
-			}
-		}
+		_ = g.reasons(q.file(Defer, id), e) // a listing is not the place to complain
 	}
-	if err := e.read(NewWalker(f, 0), seen); err != nil {
+	g.fd = fd
+	err = e.read(newWalker(g, 0, g.room[:]))
+	e.seen = nil
+	if err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -200,7 +358,7 @@ func (q *Queue) entry(d Dir, id string) (*Entry, error) {
 
 // read takes what a listing shows from the records of a queue file or a
 // submission.
-func (e *Entry) read(w *Walker, seen map[string]bool) error {
+func (e *Entry) read(w *Walker) error {
 	end := int64(-1) // where the content ends; unknown in a submission
 	text := false
 	e.Sender = ""
@@ -227,10 +385,7 @@ func (e *Entry) read(w *Walker, seen map[string]bool) error {
 				e.Sender = "MAILER-DAEMON"
 			}
 		case t == TypeRcpt:
-			if r := address.Parse(string(data)).Quoted(); !seen[r] {
-				seen[r] = true
-				e.Recipients = append(e.Recipients, Waiting{Address: r})
-			}
+			e.add(address.Parse(string(data)).Quoted(), "")
 		case t == TypeMessage:
 			text = true
 			if end >= 0 {

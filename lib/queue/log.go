@@ -129,15 +129,15 @@ func (q *Queue) ReadLog(d Dir, id string) iter.Seq2[LogEntry, error] {
 			return
 		}
 		defer f.Close()
-		readLog(f, yield)
+		readLog(f, nil, yield)
 	}
 }
 
 // readLog reads paragraphs of name=value. Lines of another shape are for people,
 // or come from older releases; names we don't know are passed over.
-func readLog(r io.Reader, yield func(LogEntry, error) bool) {
+func readLog(r io.Reader, room []byte, yield func(LogEntry, error) bool) {
 	in := bufio.NewScanner(r)
-	in.Buffer(nil, maxLogLine)
+	in.Buffer(room, maxLogLine)
 	var e LogEntry
 	seen := false
 	for in.Scan() {
