@@ -108,7 +108,7 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 	c := s.Imapd
 	mechs, _ := c.SASL("mech_list")
 	conf := imapd.Config{
-		Service: s.Name, Host: c.ServerName(), Product: product(c), Version: version,
+		Service: s.Name, Host: c.ServerName(), Prefix: c.String("syslog_prefix"), Product: product(c), Version: version,
 		Verifier: users,
 		Offer: sasl.Offer{
 			List: strings.Fields(mechs), Cleartext: c.Bool("allowplaintext"),

@@ -68,7 +68,7 @@ func server(s *service.Service, st *store.Store, seen *lmtpd.Duplicates) *lmtpd.
 	}
 	trusted := slices.Contains(s.Args, "-a")
 	return lmtpd.New(lmtpd.Config{
-		Hostname: c.ServerName(), Version: version, Store: st, Namespace: storeconf.Namespace(c, ""), Seen: seen,
+		Hostname: c.ServerName(), Prefix: c.String("syslog_prefix"), Version: version, Store: st, Namespace: storeconf.Namespace(c, ""), Seen: seen,
 		Downcase: c.Bool("lmtp_downcase_rcpt"), PostUser: c.String("postuser"), Permanent: c.Bool("lmtp_over_quota_perm_failure"),
 		MaxSize: c.Size("maxmessagesize"), Timeout: max(c.Duration("lmtptxn_timeout"), time.Minute),
 		PreAuth: func(conn net.Conn) bool {

@@ -39,6 +39,7 @@ type Store interface {
 type Config struct {
 	Service string // "imap", "imaps": for the log
 	Host    string // servername: in the greeting
+	Prefix  string // of session ids: syslog_prefix, else Host
 	Product string // "Cyrus IMAP 3.6.1-Angarium": what the greeting calls us
 	Version string // the version in ID
 

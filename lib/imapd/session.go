@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -90,7 +91,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, log *maillog.Lo
 		s.Raw("+ go ahead\r\n")
 		return s.Flush()
 	}
-	s.id = fmt.Sprintf("cyrus-%d-%d-%d-%d", srv.conf.Now().Unix(), os.Getpid(), srv.logins.id(), rand.Uint64())
+	s.id = fmt.Sprintf("%.128s-%d-%d-%d-%d", cmp.Or(srv.conf.Prefix, srv.conf.Host), srv.conf.Now().Unix(), os.Getpid(), srv.logins.id(), rand.Uint64())
 	s.ip = "local"
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		s.ip = a.IP.String()

@@ -122,7 +122,7 @@ func (h *house) logged(part string) string {
 		select {
 		case l := <-h.log.lines:
 			if strings.Contains(l, part) && !strings.Contains(l, "without a layer") {
-				l, _, _ = strings.Cut(l, "cyrus-")
+				l, _, _ = strings.Cut(l, "mail.test-")
 				return l
 			}
 		case <-time.After(5 * time.Second):

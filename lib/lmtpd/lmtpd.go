@@ -11,6 +11,7 @@
 package lmtpd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -40,6 +41,7 @@ type Store interface {
 // Config is what a server needs to know.
 type Config struct {
 	Hostname string // servername
+	Prefix   string // of session ids: syslog_prefix, else the host name
 	Version  string // behind "Cyrus" in the greeting and in Received
 	Store    Store
 	// Namespace tells how the folder of user+folder is written. Its User is set
@@ -83,11 +85,11 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger) 
 	})
 }
 
-// sessionID is Cyrus': "cyrus-time-pid-number-random".
+// sessionID is Cyrus': "prefix-time-pid-number-random".
 func (s *Server) sessionID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:])
-	return fmt.Sprintf("cyrus-%d-%d-%d-%d", s.conf.Now().Unix(), os.Getpid(), s.count.Add(1), binary.LittleEndian.Uint64(b[:])>>1)
+	return fmt.Sprintf("%.128s-%d-%d-%d-%d", cmp.Or(s.conf.Prefix, s.conf.Hostname), s.conf.Now().Unix(), os.Getpid(), s.count.Add(1), binary.LittleEndian.Uint64(b[:])>>1)
 }
 
 // session is one connection.

@@ -87,7 +87,7 @@ func (l *lmtp) reply() string {
 	}
 }
 
-var sessionID = regexp.MustCompile(`<cyrus-[0-9]+-[0-9]+-[0-9]+-[0-9]+>`)
+var sessionID = regexp.MustCompile(`<here.test-[0-9]+-[0-9]+-[0-9]+-[0-9]+>`)
 
 func (l *lmtp) expect(want string) {
 	l.t.Helper()
@@ -163,7 +163,7 @@ func TestDialogue(t *testing.T) {
 		if len(got) != 1 {
 			t.Fatalf("%s has %d messages", name, len(got))
 		}
-		id := regexp.MustCompile(`Id: cyrus-[-0-9]+\r`)
+		id := regexp.MustCompile(`Id: here.test-[-0-9]+\r`)
 		if g := id.ReplaceAllString(got[0], "Id: ID\r"); g != trace+letter {
 			t.Errorf("%s has\n%q, want\n%q", name, g, trace+letter)
 		}
