@@ -191,7 +191,7 @@ func (j *listJob) queries() []store.Query {
 		}
 		// A pattern that begins within the user's own names can't match others.
 		if n, err := j.ns.Internal(strings.TrimSuffix(fixed, string(j.ns.Sep()))); fixed == "" || err != nil || n.Owner() != j.user.ID {
-			return []store.Query{own, {}}
+			return []store.Query{own, {To: &j.user}}
 		}
 	}
 	return []store.Query{own}

@@ -173,6 +173,18 @@ func (e *Entry) RightsOf(u User) Rights {
 	return r
 }
 
+// identifiers are all that u is.
+func (u *User) identifiers() []string {
+	ids := []string{"anyone", u.ID}
+	if u.is("anonymous") {
+		ids[1] = "anonymous"
+	}
+	for _, g := range u.Groups {
+		ids = append(ids, "group:"+g)
+	}
+	return ids
+}
+
 func (u User) is(id string) bool {
 	switch id {
 	case "anyone":

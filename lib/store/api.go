@@ -201,7 +201,10 @@ type Query struct {
 	Under   mailbox.Name // this one and what is below; "": all
 	Owner   string       // only mailboxes of this user; "": any
 	Deleted bool         // also the DELETED hierarchy
-	After   mailbox.Name // begin behind this name
+	// To: only mailboxes of which the ACL itself tells this user; those he owns may
+	// be left out. It costs no more than what is found.
+	To    *User
+	After mailbox.Name // begin behind this name
 }
 
 // Directory is the list of mailboxes.

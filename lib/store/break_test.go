@@ -1,6 +1,7 @@
 package store
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -266,5 +267,92 @@ func TestListCache(t *testing.T) {
 	f.create("user.ann")
 	if _, calm := db.generation(); !calm {
 		t.Error("still odd after the next change")
+	}
+}
+
+// TestListTo: what others let a user see is found, and no more, after each change.
+func TestListTo(t *testing.T) {
+	f := newFixture(t)
+	ann := User{ID: "ann", Groups: []string{"staff"}}
+	for _, n := range []mailbox.Name{"user.ann", "user.bob", "user.bob.a", "user.bob.b", "lists.go", "lists.c", "user.carl"} {
+		f.create(n)
+	}
+	grant := func(n mailbox.Name, id string, r Rights) {
+		must(t, f.Update(bg, n, func(e *Entry) error { e.ACL = e.ACL.Set(id, r); return nil }))
+	}
+	seen := func() (out []mailbox.Name) {
+		for e, err := range f.List(bg, Query{To: &ann}) {
+			must(t, err)
+			if e.Name.Owner() != "ann" {
+				out = append(out, e.Name)
+			}
+		}
+		return out
+	}
+	equal(t, "nothing", len(seen()), 0)
+	grant("user.bob.a", "ann", RightLookup|RightRead)
+	grant("user.bob.b", "anyone", RightPost)
+	grant("user.carl", "group:staff", RightLookup)
+	grant("lists.go", "anyone", RightLookup)
+	grant("lists.c", "anyone", RightLookup)
+	grant("lists.c", "-ann", RightLookup)
+	equal(t, "granted", fmt.Sprint(seen()), "[lists.go user.bob.a user.carl]")
+	grant("lists.c", "-ann", 0)
+	grant("user.carl", "group:staff", 0)
+	must(t, f.Rename(bg, "user.bob.a", "user.bob.z", ""))
+	must(t, f.Delete(bg, "lists.go"))
+	equal(t, "changed", fmt.Sprint(seen()), "[lists.c user.bob.z]")
+	// A list of an older version, and one that was lost.
+	db, err := f.list.open(bg)
+	must(t, err)
+	for _, q := range []string{`DROP TABLE grants`, `UPDATE facts SET value = 1 WHERE name = 'complete'`} {
+		if _, err := db.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.close()
+	f.open()
+	equal(t, "upgraded", fmt.Sprint(seen()), "[lists.c user.bob.z]")
+	must(t, os.Remove(f.dir+"/conf/mailboxes.db"))
+	equal(t, "made again", fmt.Sprint(seen()), "[lists.c user.bob.z]")
+}
+
+// TestListIsQuick: a user's LIST does not go through everybody's mailboxes.
+func TestListIsQuick(t *testing.T) {
+	f := newFixture(t)
+	const users = 100_000
+	if testing.Short() {
+		t.Skip("a hundred thousand users take a few seconds")
+	}
+	must(t, f.list.change(bg, func(tx *sql.Tx) error {
+		for i := range users {
+			name := mailbox.Inbox(fmt.Sprintf("u%d", i))
+			e := Entry{Name: name, ID: newID(), Partition: "default", UIDValidity: 1, ACL: ACL{{name.Owner(), AllRights}, {"anyone", RightPost}}}
+			if err := put(bg, tx, &e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	f.create("user.u7.Sent")
+	must(t, f.list.change(bg, func(tx *sql.Tx) error {
+		return put(bg, tx, &Entry{Name: "user.u9", ID: newID(), Partition: "default", UIDValidity: 1, ACL: ACL{{"u7", RightLookup}}})
+	}))
+	start := time.Now()
+	const rounds = 100
+	n := 0
+	for range rounds {
+		for _, q := range []Query{{Owner: "u7"}, {To: &User{ID: "u7"}}} {
+			for _, err := range f.List(bg, q) {
+				must(t, err)
+				n++
+			}
+		}
+	}
+	equal(t, "entries", n, 3*rounds)
+	if d := time.Since(start) / rounds; d > 20*time.Millisecond {
+		t.Errorf("a LIST takes %v", d)
+	} else {
+		t.Logf("a LIST takes %v", d)
 	}
 }

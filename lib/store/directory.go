@@ -131,7 +131,7 @@ func (s *Store) List(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 			after = max(after, keyOf(q.After))
 		}
 		for {
-			page, err := s.list.page(ctx, after, below)
+			page, err := s.list.page(ctx, after, below, q.To)
 			if err != nil {
 				yield(Entry{}, err)
 				return
@@ -150,7 +150,7 @@ func (s *Store) List(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 }
 
 func (q *Query) wants(e *Entry) bool {
-	return (q.Deleted || !e.Name.IsDeleted()) && (q.Owner == "" || e.Name.Owner() == q.Owner)
+	return (q.Deleted || !e.Name.IsDeleted()) && (q.To == nil || e.RightsOf(*q.To).Has(RightLookup)) && (q.Owner == "" || e.Name.Owner() == q.Owner)
 }
 
 // Create makes a mailbox. What e leaves empty is taken from the nearest mailbox

@@ -23,6 +23,9 @@ import (
 // them at once. It is made again from the .mailbox files when it is lost; until
 // that is complete no name is ever "not found", for mail would bounce.
 //
+// The table grants tells which mailboxes others than their owner may look up, so that
+// nobody has to go through all of them for one user's LIST.
+//
 // The key of a name has 0x01 for each dot, so that children follow their parent
 // in the order of keys.
 type mailboxList struct {
@@ -56,6 +59,7 @@ CREATE TABLE IF NOT EXISTS mailboxes (
 	storage INTEGER NOT NULL, messages INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tombstones (name TEXT PRIMARY KEY, uidvalidity INTEGER NOT NULL, deleted INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moves (source TEXT PRIMARY KEY, target TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grants (id TEXT, key TEXT, PRIMARY KEY (id, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 `
 
@@ -154,8 +158,9 @@ func (l *mailboxList) prepare(ctx context.Context, db *database) error {
 // database is filled from the .mailbox files before anyone may ask it.
 func (l *mailboxList) complete(ctx context.Context, db *sql.DB) error {
 	var done int
-	err := db.QueryRowContext(ctx, `SELECT value FROM facts WHERE name = 'complete'`).Scan(&done)
-	if err == nil || !errors.Is(err, sql.ErrNoRows) {
+	const isComplete = `SELECT value FROM facts WHERE name = 'complete'`
+	err := db.QueryRowContext(ctx, isComplete).Scan(&done)
+	if err == nil && done >= listVersion || err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
 	tx, err := db.BeginTx(ctx, nil) // immediate: one process does it, the others wait
@@ -163,9 +168,14 @@ func (l *mailboxList) complete(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	defer tx.Rollback()
-	err = tx.QueryRowContext(ctx, `SELECT value FROM facts WHERE name = 'complete'`).Scan(&done)
-	if err == nil {
-		return nil
+	if err = tx.QueryRowContext(ctx, isComplete).Scan(&done); err == nil {
+		if done >= listVersion {
+			return nil
+		}
+		if err := upgradeList(ctx, tx); err != nil {
+			return err
+		}
+		return tx.Commit()
 	}
 	n, err := l.s.fillFrom(ctx, tx)
 	if err != nil {
@@ -175,6 +185,69 @@ func (l *mailboxList) complete(ctx context.Context, db *sql.DB) error {
 		l.s.conf.Log.Warnf("mailboxes.db was missing: %d mailboxes found on the partitions", n)
 	}
 	return tx.Commit()
+}
+
+// listVersion is the value of the fact "complete". Lists of version 1 had no grants.
+const listVersion = 2
+
+func upgradeList(ctx context.Context, tx *sql.Tx) error {
+	rows, err := tx.QueryContext(ctx, `SELECT `+columns+` FROM mailboxes`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var all []Entry
+	for rows.Next() {
+		e, err := scanEntry(rows)
+		if err != nil {
+			return err
+		}
+		if len(e.granted()) > 0 {
+			all = append(all, e)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for i := range all {
+		if err := putGrants(ctx, tx, &all[i]); err != nil {
+			return err
+		}
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE facts SET value = ? WHERE name = 'complete'`, listVersion)
+	return err
+}
+
+// granted are those whom the ACL lets look the mailbox up, but for its owner, who
+// needs no telling.
+func (e *Entry) granted() (ids []string) {
+	owner := e.Name.Owner()
+	for _, a := range e.ACL {
+		if a.Rights.Has(RightLookup) && a.ID[0] != '-' && (a.ID != owner || owner == "") {
+			ids = append(ids, a.ID)
+		}
+	}
+	return ids
+}
+
+func putGrants(ctx context.Context, x execer, e *Entry) error {
+	key := keyOf(e.Name)
+	for _, id := range e.granted() {
+		if _, err := x.ExecContext(ctx, `INSERT OR IGNORE INTO grants VALUES (?, ?)`, id, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropGrants forgets what an entry, as it was, granted.
+func dropGrants(ctx context.Context, x execer, e *Entry) error {
+	for _, id := range e.granted() {
+		if _, err := x.ExecContext(ctx, `DELETE FROM grants WHERE id = ? AND key = ?`, id, keyOf(e.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillFrom reads every .mailbox into the list.
@@ -202,7 +275,7 @@ func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
 		highest = max(highest, int64(e.UIDValidity))
 		n++
 	}
-	for name, value := range map[string]int64{"complete": 1, "uidvalidity": highest} {
+	for name, value := range map[string]int64{"complete": listVersion, "uidvalidity": highest} {
 		_, err := tx.ExecContext(ctx, `INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)`, name, value)
 		if err != nil {
 			return n, err
@@ -213,16 +286,29 @@ func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
 
 type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// put makes the list say what e says.
 func put(ctx context.Context, x execer, e *Entry) error {
+	switch was, err := scanEntry(x.QueryRowContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE key = ?`, keyOf(e.Name))); {
+	case err == nil:
+		if err := dropGrants(ctx, x, &was); err != nil {
+			return err
+		}
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
 	_, err := x.ExecContext(ctx, `INSERT INTO mailboxes (key, `+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (key) DO UPDATE SET name=excluded.name, id=excluded.id, partition=excluded.partition, uidvalidity=excluded.uidvalidity,
 		created=excluded.created, acl=excluded.acl, specialuse=excluded.specialuse, quotaroot=excluded.quotaroot,
 		isroot=excluded.isroot, storage=excluded.storage, messages=excluded.messages`,
 		keyOf(e.Name), e.Name, e.ID, e.Partition, e.UIDValidity, e.Created.Unix(), e.ACL.String(),
 		strings.Join(e.SpecialUse, " "), e.QuotaRoot, e.IsQuotaRoot, e.Quota.Storage, e.Quota.Messages)
-	return err
+	if err != nil {
+		return err
+	}
+	return putGrants(ctx, x, e)
 }
 
 type scanner interface{ Scan(...any) error }
@@ -274,13 +360,24 @@ func (l *mailboxList) cached(ctx context.Context, key entryKey, query func(*data
 	return e, err
 }
 
-// page is up to a thousand entries with keys after one and below another.
-func (l *mailboxList) page(ctx context.Context, after, below string) ([]Entry, error) {
+// page is up to a thousand entries with keys after one and below another; with a
+// user, of those that his ACL entries name.
+func (l *mailboxList) page(ctx context.Context, after, below string, to *User) ([]Entry, error) {
 	db, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE key > ? AND key < ? ORDER BY key LIMIT 1000`, after, below)
+	query, args := `SELECT `+columns+` FROM mailboxes WHERE key > ? AND key < ? ORDER BY key LIMIT 1000`, []any{after, below}
+	if to != nil {
+		ids := to.identifiers()
+		// The cross join makes SQLite begin with the grants.
+		query = `SELECT ` + columns + ` FROM (SELECT DISTINCT key AS k FROM grants WHERE key > ? AND key < ? AND id IN (?` +
+			strings.Repeat(", ?", len(ids)-1) + `) ORDER BY key LIMIT 1000) CROSS JOIN mailboxes ON key = k ORDER BY key`
+		for _, id := range ids {
+			args = append(args, id)
+		}
+	}
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -322,10 +419,17 @@ func (l *mailboxList) change(ctx context.Context, fn func(*sql.Tx) error) error 
 
 // remove takes a name out and remembers its UIDVALIDITY.
 func remove(ctx context.Context, tx *sql.Tx, e *Entry, now time.Time) error {
+	was, err := getTx(ctx, tx, e.Name)
+	if err == nil {
+		err = dropGrants(ctx, tx, &was)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM mailboxes WHERE key = ?`, keyOf(e.Name)); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+	_, err = tx.ExecContext(ctx, `INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET
 		uidvalidity = max(uidvalidity, excluded.uidvalidity), deleted = excluded.deleted`, e.Name, e.UIDValidity, now.Unix())
 	return err
 }
