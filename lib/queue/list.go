@@ -190,15 +190,24 @@ func (q *Queue) List(ctx context.Context, yield func(*Entry) error) error {
 // chunks scans the directories and reads what is there.
 func (q *Queue) chunks(ctx context.Context, out chan<- *chunk) {
 	defer close(out)
+	root, err := unix.Open(q.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		out <- &chunk{scan: &os.PathError{Op: "open", Path: q.path, Err: err}}
+		return
+	}
+	var under sync.WaitGroup
+	defer func() { under.Wait(); unix.Close(root) }()
 	send := func(c *chunk) bool {
 		c.entries, c.errs = make([]*Entry, len(c.ids)), make([]error, len(c.ids))
 		readers := min(runtime.GOMAXPROCS(0), 4)
 		for r := range readers {
+			under.Add(1)
 			c.ready.Go(func() {
+				defer under.Done()
 				g := glances.Get().(*glance)
 				defer glances.Put(g)
 				for i := r; i < len(c.ids); i += readers {
-					c.entries[i], c.errs[i] = q.guarded(g, c.dir, c.ids[i])
+					c.entries[i], c.errs[i] = q.guarded(g, root, c.dir, c.ids[i])
 				}
 			})
 		}
@@ -241,9 +250,10 @@ type glance struct {
 
 var glances = sync.Pool{New: func() any { return new(glance) }}
 
-func openFile(name string) (int, error) {
+// open opens a file of the queue, by its name below root: the way there is long.
+func (g *glance) open(root int, name string) (int, error) {
 	for {
-		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		fd, err := unix.Openat(root, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -271,8 +281,8 @@ func (g *glance) ReadAt(b []byte, off int64) (int, error) {
 }
 
 // reasons reads why recipients wait.
-func (g *glance) reasons(name string, e *Entry) error {
-	fd, err := openFile(name)
+func (g *glance) reasons(root int, name string, e *Entry) error {
+	fd, err := g.open(root, name)
 	if err != nil {
 		return err
 	}
@@ -318,19 +328,19 @@ func (e *Entry) add(address, reason string) {
 }
 
 // guarded is entry; a file that makes us panic must cost no more than its own line.
-func (q *Queue) guarded(g *glance, d Dir, id string) (e *Entry, err error) {
+func (q *Queue) guarded(g *glance, root int, d Dir, id string) (e *Entry, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			e, err = nil, fmt.Errorf("%w: %v", ErrFormat, p)
 		}
 	}()
-	return q.entry(g, d, id)
+	return q.entry(g, root, d, id)
 }
 
 // entry reads one message for a listing; nil if it is not complete.
-func (q *Queue) entry(g *glance, d Dir, id string) (*Entry, error) {
-	name := q.file(d, id)
-	fd, err := openFile(name)
+func (q *Queue) entry(g *glance, root int, d Dir, id string) (*Entry, error) {
+	name := q.Name(d, id)
+	fd, err := g.open(root, name)
 	if err != nil {
 		return nil, err
 	}
@@ -345,7 +355,7 @@ func (q *Queue) entry(g *glance, d Dir, id string) (*Entry, error) {
 	}
 	e := &Entry{Dir: d, ID: id, Arrival: info.ModTime, Size: info.Size, Expired: info.Expired()}
 	if d == Deferred || d == Active || d == Hold {
-		_ = g.reasons(q.file(Defer, id), e) // a listing is not the place to complain
+		_ = g.reasons(root, q.Name(Defer, id), e) // a listing is not the place to complain
 	}
 	g.fd = fd
 	err = e.read(newWalker(g, 0, g.room[:]))
