@@ -176,11 +176,12 @@ func Decoder(r io.Reader, e Encoding) io.Reader {
 // base64Reader passes over everything that is not of the alphabet, and goes on
 // behind padding.
 type base64Reader struct {
-	r    io.Reader
-	buf  [4096]byte
-	out  []byte
-	tail []byte // of a group of four
-	err  error
+	r     io.Reader
+	buf   [4096]byte
+	space [3 * (4096/4 + 2)]byte // what buf can be at most, and the rest of a group
+	out   []byte                 // of space
+	tail  []byte                 // of a group of four
+	err   error
 }
 
 func (d *base64Reader) Read(b []byte) (int, error) {
@@ -190,6 +191,7 @@ func (d *base64Reader) Read(b []byte) (int, error) {
 		}
 		n, err := d.r.Read(d.buf[:])
 		d.err = err
+		d.out = d.space[:0]
 		for _, c := range d.buf[:n] {
 			switch {
 			case isBase64(c):
@@ -211,9 +213,9 @@ func (d *base64Reader) Read(b []byte) (int, error) {
 }
 
 func (d *base64Reader) group() {
-	var buf [3]byte
-	n, _ := base64.RawStdEncoding.Decode(buf[:], d.tail)
-	d.out = append(d.out, buf[:n]...)
+	end := len(d.out)
+	n, _ := base64.RawStdEncoding.Decode(d.out[end:end+3], d.tail)
+	d.out = d.out[:end+n]
 	d.tail = d.tail[:0]
 }
 
