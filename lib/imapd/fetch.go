@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -500,20 +501,55 @@ func (j *fetchJob) binary(it *imap.FetchItem, sum *message.Summary) {
 		j.Raw("NIL")
 		return
 	}
-	data, err := io.ReadAll(message.Decoder(io.NewSectionReader(j.body, off, n), p.Encoding))
-	if err != nil {
+	decoded := func() io.Reader {
+		return message.Decoder(io.NewSectionReader(j.body, off, n), p.Encoding)
+	}
+	// Twice through, as its length must be told first: a part may be as large as
+	// messages are, and is never in memory as a whole.
+	var whole tally
+	if _, err := io.Copy(&whole, decoded()); err != nil {
 		j.failed = err
 	}
 	if it.Kind == imap.ItemBinarySize {
-		j.Number(uint64(len(data)))
+		j.Number(uint64(whole.size))
 		return
 	}
+	from, count := int64(0), whole.size
 	if sec := it.Section; sec.Partial {
-		data = data[min(sec.Offset, int64(len(data))):]
-		data = data[:min(sec.Count, int64(len(data)))]
+		from = min(sec.Offset, count)
+		count = min(sec.Count, count-from)
 	}
-	if strings.IndexByte(string(data), 0) >= 0 {
+	if whole.nul {
 		j.Byte('~')
 	}
-	j.LiteralHeader(int64(len(data))).Bytes(data)
+	j.LiteralHeader(count)
+	r := decoded()
+	_, err := io.CopyN(io.Discard, r, from)
+	sent := int64(0)
+	if err == nil {
+		sent, err = io.CopyN(encoderWriter{j.Encoder}, r, count)
+	}
+	for ; sent < count; sent++ { // what was promised must come
+		j.failed = err
+		j.Byte(0)
+	}
+}
+
+// tally counts octets, and looks for NUL.
+type tally struct {
+	size int64
+	nul  bool
+}
+
+func (t *tally) Write(b []byte) (int, error) {
+	t.size += int64(len(b))
+	t.nul = t.nul || bytes.IndexByte(b, 0) >= 0
+	return len(b), nil
+}
+
+type encoderWriter struct{ *imap.Encoder }
+
+func (w encoderWriter) Write(b []byte) (int, error) {
+	w.Bytes(b)
+	return len(b), w.Err()
 }
