@@ -32,6 +32,9 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 // daemon is the smtpd of every line that shares this process.
 type daemon struct {
 	lines map[*service.Service]*smtpd.Daemon
+	// behind is, for a postscreen line, the one to which postscreen would pass its
+	// clients: we are our own door.
+	behind map[*service.Service]*service.Service
 }
 
 func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
@@ -71,12 +74,37 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 		}
 		d.lines[s] = smtpd.New(*c)
 	}
+	d.doors(env.Services)
 	return d, env.Main.Err()
 }
 
+// doors finds who answers the clients of postscreen lines: the smtpd of type pass
+// that postscreen passes them to. Any other is better than nobody.
+func (d *daemon) doors(services []*service.Service) {
+	d.behind = make(map[*service.Service]*service.Service)
+	var to *service.Service
+	for _, s := range services {
+		if d.lines[s] != nil && (to == nil || s.Type == "pass" && to.Type != "pass") {
+			to = s
+		}
+	}
+	for _, s := range services {
+		if s.Command != "postscreen" {
+			continue
+		}
+		if d.behind[s] = to; to == nil {
+			s.Log.Errorf("service %s: there is no smtpd line of type pass behind postscreen: clients are turned away", s.Name)
+		}
+	}
+}
+
 func (d *daemon) Serve(ctx context.Context, s *service.Session) {
-	if line := d.lines[s.Service]; line != nil {
-		line.Serve(ctx, s.Conn, s.Log, s.Stress)
+	line, log := d.lines[s.Service], s.Log
+	if to := d.behind[s.Service]; to != nil {
+		line, log = d.lines[to], log.As(to.Log.Tag())
+	}
+	if line != nil {
+		line.Serve(ctx, s.Conn, log, s.Stress)
 	}
 }
 

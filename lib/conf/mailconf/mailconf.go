@@ -138,7 +138,7 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 		DropHeaders:    conf.List("message_drop_headers"), AddMissing: conf.Bool("always_add_missing_headers"),
 		Undisclosed: conf.String("undisclosed_recipients_header"), RemoteDomain: conf.String("remote_header_rewrite_domain"),
 		DelayWarning: conf.Duration("delay_warning_time"),
-		Notify:       cleanup.NewNotifier(conf.String("queue_directory") + "/public/" + conf.String("queue_service_name")).Notify,
+		Notify:       cleanup.NewNotifier(conf.QueueDir() + "/public/" + conf.String("queue_service_name")).Notify,
 	}
 	for name, p := range map[string]*cleanup.Table{
 		"canonical_maps": &c.Canonical, "sender_canonical_maps": &c.SenderCanonical,

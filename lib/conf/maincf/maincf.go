@@ -127,6 +127,18 @@ func (c *Config) With(overrides []string) (*Config, error) {
 // Dir is the configuration directory.
 func (c *Config) Dir() string { return c.dir }
 
+// QueueDir is queue_directory, or "." where that is the working directory: a
+// daemon goes there before it changes its root, and finds it by no other name
+// afterwards.
+func (c *Config) QueueDir() string {
+	dir := c.String("queue_directory")
+	here, err := os.Stat(".")
+	if there, err2 := os.Stat(dir); err == nil && err2 == nil && os.SameFile(here, there) {
+		return "."
+	}
+	return dir
+}
+
 // Entries are all settings, in the order of the file.
 func (c *Config) Entries() []Entry { return c.entries }
 

@@ -18,7 +18,7 @@ func Open(conf *maincf.Config) (*queue.Queue, error) {
 	if names == nil {
 		names = []string{}
 	}
-	return queue.Open(conf.String("queue_directory"), queue.Options{
+	return queue.Open(conf.QueueDir(), queue.Options{
 		HashNames: names,
 		HashDepth: conf.Int("hash_queue_depth"),
 		LongIDs:   conf.Bool("enable_long_queue_ids"),
