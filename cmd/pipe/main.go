@@ -37,18 +37,15 @@ func run(ctx context.Context, c *cli.Cmd) error {
 type line struct {
 	options pipe.Options
 	cred    *syscall.Credential
-	err     error // why its mail waits
+	// err is why its mail waits. It is no reason not to start, nor to complain
+	// before there is mail: stock files have lines for users that nobody made.
+	err error
 }
 
 func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	lines := map[*service.Service]*line{}
 	for _, s := range env.Services {
-		l := &line{}
-		if l.err = l.parse(s); l.err != nil {
-			// The others of this process go on; Postfix has one for each line.
-			s.Log.Errorf("service %s: %v", s.Name, l.err)
-		}
-		lines[s] = l
+		lines[s] = parse(s)
 	}
 	h, err := deputy.NewHandler(env.Main)
 	if err != nil {
@@ -56,6 +53,9 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	}
 	h.Deliver = func(ctx context.Context, s *service.Session, r *deputy.Request, f *os.File) []agent.Result {
 		l := lines[s.Service]
+		if l.err != nil {
+			l = parse(s.Service) // its user may have been added since
+		}
 		if l.err != nil {
 			s.Log.Warnf("%s: service %s: %v", r.QueueID, s.Name, l.err)
 			return deputy.All(r, agent.Result{Err: dsn.New(0, "4.3.5", "mail system configuration error"), Relay: s.Name})
@@ -74,21 +74,21 @@ func relayed(name string, results []agent.Result) []agent.Result {
 	return results
 }
 
-func (l *line) parse(s *service.Service) error {
+func parse(s *service.Service) *line {
 	parsed, err := pipe.Parse(s.Args, s.Log.Warnf)
 	if err != nil {
-		return err
+		return &line{err: err}
 	}
-	l.options = pipe.Options{
+	l := &line{options: pipe.Options{
 		Line: *parsed, Service: s.Name, Delimiters: s.Conf.String("recipient_delimiter"), Dir: s.Conf.String("queue_directory"),
 		Limit: s.Conf.TransportInt(s.Name, "destination_recipient_limit"), Time: s.Conf.TransportDuration(s.Name, "time_limit"),
 		Env: environ(s.Conf),
-	}
+	}}
 	if l.options.Time <= 0 {
 		l.options.Time = s.Conf.Duration("command_time_limit")
 	}
-	l.cred, err = credential(parsed.User, s.Conf)
-	return err
+	l.cred, l.err = credential(parsed.User, s.Conf)
+	return l
 }
 
 // credential is who a command runs as. An ordinary user runs it as itself only.

@@ -49,7 +49,7 @@ func (c *Command) Run(ctx context.Context) (output string, err error) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		return "", dsn.From(err, "unable to run command")
+		return "", &dsn.Error{Code: [3]int{4, 3, 0}, Text: "unable to run command: " + reason(err), Err: err}
 	}
 	ferr := c.Feed(in)
 	in.Close()
@@ -64,6 +64,14 @@ func (c *Command) Run(ctx context.Context) (output string, err error) {
 		return "", c.end(err, &out)
 	}
 	return strings.TrimSpace(out.line()), nil
+}
+
+func reason(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return no.Error()
+	}
+	return err.Error()
 }
 
 // end puts a program's end in Postfix' words.
