@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -355,4 +356,89 @@ func TestListIsQuick(t *testing.T) {
 	} else {
 		t.Logf("a LIST takes %v", d)
 	}
+}
+
+// TestCacheIsTidied: .cache does not keep the summaries of what was expunged, and
+// whoever is interrupted while it is written anew loses none.
+func TestCacheIsTidied(t *testing.T) {
+	for _, fail := range []bool{false, true} {
+		f := newFixture(t)
+		f.create("user.bob")
+		m := f.mailbox("user.bob")
+		for i := range 400 {
+			head := fmt.Sprintf("Subject: letter %d\r\nReferences: %s\r\n\r\n", i, strings.Repeat(" <reference@to.something>\r\n", 300))
+			f.append(m, head)
+		}
+		big, err := os.Stat(f.path("user.bob", cacheName))
+		must(t, err)
+		if big.Size() < 2*cacheSlack {
+			t.Fatalf(".cache has %d octets: the test can't fail", big.Size())
+		}
+		old := f.view(m)
+		_, err = m.Expunge(bg, UIDSet{{11, 400}})
+		must(t, err)
+		f.Store.conf.Fault = func(s string) error {
+			if fail && s == "cache" {
+				return unix.ENOSPC
+			}
+			return nil
+		}
+		f.pass(6 * time.Second)
+		small, err := os.Stat(f.path("user.bob", cacheName))
+		must(t, err)
+		if small.Size() > big.Size()/10 {
+			t.Errorf(".cache has %d octets of %d", small.Size(), big.Size())
+		}
+		f.append(m, letter(500))
+		n := 0
+		for s, err := range m.Summaries(bg, UIDSet{{1, 1 << 31}}) {
+			must(t, err)
+			want := fmt.Sprintf("letter %d", s.UID-1)
+			if s.UID > 400 {
+				want = "letter 500"
+			}
+			if !strings.Contains(string(s.Summary.Envelope), want) {
+				t.Errorf("UID %d: %s", s.UID, s.Summary.Envelope)
+			}
+			n++
+		}
+		equal(t, "summaries", n, 11)
+		for c := range f.view(m).Since(old) {
+			if c.Kind == Changed {
+				t.Errorf("UID %d changed", c.Message.UID)
+			}
+		}
+	}
+}
+
+// TestSyncCounts: two syncs make a message durable, and one more for each further
+// one that comes with it.
+func TestSyncCounts(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	m := f.mailbox("user.bob")
+	f.append(m, letter(1)) // the first one raises the ceilings
+	count := 0
+	f.Store.conf.Fault = func(s string) error {
+		if strings.HasPrefix(s, "fsync") || s == "index sync" {
+			count++
+		}
+		return nil
+	}
+	f.append(m, letter(2))
+	equal(t, "syncs of an APPEND", count, 2)
+	count = 0
+	must(t, f.deliver("user.bob", letter(3)))
+	equal(t, "syncs of a delivery", count, 2)
+	count = 0
+	var drafts []*Draft
+	for i := range 10 {
+		drafts = append(drafts, f.stage(letter(i), Source{}))
+	}
+	_, err := m.Append(bg, drafts...)
+	must(t, err)
+	equal(t, "syncs of ten messages at once", count, 11)
+	count = 0
+	f.pass(time.Second)
+	equal(t, "syncs afterwards", count, 0)
 }

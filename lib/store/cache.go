@@ -162,7 +162,7 @@ func (h *handle) Summaries(ctx context.Context, set UIDSet) iter.Seq2[Summarized
 				return
 			}
 			if len(made) < 1024 {
-				made = append(made, madeSummary{m.UID, sum.Append(nil)})
+				made = append(made, madeSummary{m.UID, m.cache, sum.Append(nil)})
 			}
 			if !yield(Summarized{m.UID, *sum}, nil) {
 				return
@@ -182,6 +182,7 @@ func (h *handle) summarize(ctx context.Context, m *Message) (*message.Summary, e
 
 type madeSummary struct {
 	uid UID
+	ref uint64 // what the record said
 	raw []byte
 }
 
@@ -200,13 +201,92 @@ func (b *box) keepSummaries(ctx context.Context, made []madeSummary) {
 	var items []item
 	var recs []Message
 	for _, s := range made {
-		if _, m := v.find(s.uid); m != nil {
+		if _, m := v.find(s.uid); m != nil && m.cache == s.ref { // nobody was quicker
 			items = append(items, item{cache: s.raw})
 			recs = append(recs, *m)
 		}
+	}
+	if len(recs) == 0 {
+		return
 	}
 	t.putCache(items, recs)
 	if err := t.commit(recs); err != nil {
 		b.st.conf.Log.Warnf("%s: %v", b.where(), err)
 	}
+}
+
+// cacheSlack is how much of .cache may be waste before it is written anew.
+const cacheSlack = 1 << 20
+
+// tidyCache writes .cache anew when more than half of it belongs to messages that
+// are not any more. The records that say where the items lie are written after it:
+// should we die in between they lead to other items, which their UIDs and CRCs
+// tell, as they do to those who read meanwhile.
+func (b *box) tidyCache(ctx context.Context) error {
+	if b.state.Load().hdr.cacheEnd <= cacheSlack {
+		return nil
+	}
+	t, err := b.lock(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	v := t.state().view
+	used := int64(0)
+	for m := range v.all() {
+		if m.cache != 0 {
+			_, n := splitRef(m.cache)
+			used += int64(cacheHead + n)
+		}
+	}
+	if t.hdr.cacheEnd <= 2*used+cacheSlack {
+		return nil
+	}
+	return t.copyCache(v)
+}
+
+func (t *txn) copyCache(v *view) error {
+	const newName = cacheName + ".new"
+	fd, err := openat(t.b.dir, newName, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	old := t.b.openCache()
+	defer old.close()
+	e := (*snapshot)(nil).edit()
+	var buf []byte
+	end := int64(0)
+	flush := func() error {
+		err := pwrite(fd, buf, end)
+		end += int64(len(buf))
+		buf = buf[:0]
+		return err
+	}
+	for m := range v.all() {
+		n := *m
+		n.cache = 0
+		if raw := old.raw(m); raw != nil {
+			n.cache = cacheRef(end+int64(len(buf)), len(raw))
+			buf = appendItem(buf, m.UID, raw)
+		}
+		e.push(&n)
+		if len(buf) >= 256<<10 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if err := unix.Renameat(t.b.dir, newName, t.b.dir, cacheName); err != nil {
+		return sysErr("rename "+cacheName, err)
+	}
+	if err := t.b.st.fault("cache"); err != nil {
+		return err
+	}
+	h := t.hdr
+	h.cacheEnd = end
+	return t.replaceIndex(h, e.done(), v.gone)
 }

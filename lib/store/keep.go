@@ -185,6 +185,7 @@ func (b *box) work(ctx context.Context, doNames, doExtra, doSweep bool) {
 	}
 	if doNames {
 		try("renaming", b.rename(ctx))
+		try("tidying .cache", b.tidyCache(ctx))
 	}
 	if doExtra {
 		try("writing .extra", b.writeExtra(ctx))
