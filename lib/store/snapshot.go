@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"sort"
@@ -183,16 +184,30 @@ func (e *edit) applyGone(m *Message, found bool, c, i int) {
 		return
 	}
 	// Moved or swept: the record changes its state, not its ModSeq.
-	for k := len(e.gone) - 1; k >= 0; k-- {
-		if e.gone[k].UID == m.UID {
-			if !e.ownGone {
-				e.gone, e.ownGone = slices.Clone(e.gone), true
-			}
-			e.gone[k] = *m
-			return
+	if k := e.goneAt(m); k >= 0 {
+		if !e.ownGone {
+			e.gone, e.ownGone = slices.Clone(e.gone), true
 		}
+		e.gone[k] = *m
+		return
 	}
 	e.gone = append(e.gone, *m)
+}
+
+// goneAt is where the record of an expunged message is, or -1. They lie in the
+// order of their ModSeqs, and of their UIDs within one; should a file say
+// otherwise, all are looked at.
+func (e *edit) goneAt(m *Message) int {
+	k, ok := slices.BinarySearchFunc(e.gone, m, func(a Message, m *Message) int {
+		return cmp.Or(cmp.Compare(a.ModSeq, m.ModSeq), cmp.Compare(a.UID, m.UID))
+	})
+	if ok {
+		return k
+	}
+	if k == len(e.gone) {
+		return -1 // one that just went, or an index that is being read
+	}
+	return slices.IndexFunc(e.gone, func(a Message) bool { return a.UID == m.UID })
 }
 
 // own makes chunk c ours to write in.
