@@ -1,18 +1,16 @@
 // Package postlogd writes the mail log. See postlogd(8).
 //
-// It takes finished lines, one or some in a datagram, from programs that may not open
-// the log file themselves, and appends them. It trusts nobody: what can't be printed
+// It takes finished lines, one datagram each, from programs that may not open the
+// log file themselves, and appends them. It trusts nobody: what can't be printed
 // is replaced, and a line has a limit. Anyone who may reach public/postlog can
 // write a line that looks like any other.
 package postlogd
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,18 +56,16 @@ func (d *daemon) Serve(context.Context, *service.Session) {}
 // flushSize is how much is written at once at most.
 const flushSize = 32 << 10
 
-// ServePacket takes a datagram of lines; there is LF between them.
+// ServePacket takes one line.
 func (d *daemon) ServePacket(_ context.Context, s *service.Service, b []byte, _ net.Addr) {
 	if d.file == nil {
-		for line := range strings.SplitSeq(string(b), "\n") {
-			_ = d.syslog.Log(time.Now(), maillog.Info, s.Log.Tag(), s.Log.Number(), maillog.Printable(line))
-		}
+		_ = d.syslog.Log(time.Now(), maillog.Info, s.Log.Tag(), s.Log.Number(), maillog.Printable(string(b)))
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, c := range bytes.TrimRight(b, "\n") {
-		if c < ' ' && c != '\t' && c != '\n' || c == 127 {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 127 {
 			c = '?'
 		}
 		d.buf = append(d.buf, c)

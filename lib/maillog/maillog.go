@@ -6,8 +6,7 @@
 // sessions, so each live session or delivery gets a number of its own
 // (Logger.Session), and only what the process says for itself carries its pid.
 //
-// It promises that a line is written at once and whole (Soonf's excepted, which may
-// wait for the next), and never fails its caller. It does not know
+// It promises one write per line, and never fails its caller. It does not know
 // the events: who logs a delivery gives the text.
 package maillog
 
@@ -37,12 +36,6 @@ const (
 // safe for concurrent use. An error it returns is dropped: mail goes on.
 type Sink interface {
 	Log(t time.Time, pri Priority, tag string, num int64, text string) error
-}
-
-// A joiner is a Sink that can let a line wait a moment for the next one.
-type joiner interface {
-	Soon(t time.Time, tag string, num int64, text string)
-	Flush()
 }
 
 // Logger writes lines under one program name and one number. The zero number
@@ -144,30 +137,6 @@ func (l *Logger) Log(pri Priority, format string, args ...any) {
 
 // Infof logs an ordinary event.
 func (l *Logger) Infof(format string, args ...any) { l.Log(Info, format, args...) }
-
-// Soonf logs an ordinary event of which there are many: the line may wait some
-// milliseconds, to go out together with the next one of this process. The order of
-// a process's lines stays; a SIGKILL may cost it.
-func (l *Logger) Soonf(format string, args ...any) {
-	if l == nil {
-		return
-	}
-	if j, ok := l.sink.(joiner); ok {
-		j.Soon(time.Now(), l.tag, l.num, Printable(fmt.Sprintf(format, args...)))
-		return
-	}
-	l.Log(Info, format, args...)
-}
-
-// Flush writes what waits; a process calls it before it ends.
-func (l *Logger) Flush() {
-	if l == nil {
-		return
-	}
-	if j, ok := l.sink.(joiner); ok {
-		j.Flush()
-	}
-}
 
 // Warnf logs "warning: " and the text.
 func (l *Logger) Warnf(format string, args ...any) { l.Log(Warning, "warning: "+format, args...) }

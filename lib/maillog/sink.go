@@ -222,8 +222,7 @@ func (s *File) write() error {
 	return err
 }
 
-// A socketSink sends lines to postlogd, as Postfix' programs do: a datagram for each
-// line, and for those before it that could wait; there is LF between them.
+// A socketSink sends lines to postlogd, one datagram each, as Postfix' programs do.
 type socketSink struct {
 	path     string
 	host     string
@@ -232,58 +231,13 @@ type socketSink struct {
 	mu    sync.Mutex
 	conn  net.Conn
 	retry time.Time // no attempt to connect before
-	buf   []byte    // lines with their LF
-	timer *time.Timer
-	armed bool
+	buf   []byte
 }
 
-// A line waits no longer than soonTime, nor do more than soonSize octets.
-const (
-	soonTime = 5 * time.Millisecond
-	soonSize = 4 << 10
-)
-
-func (s *socketSink) Log(t time.Time, _ Priority, tag string, num int64, text string) error {
+func (s *socketSink) Log(t time.Time, pri Priority, tag string, num int64, text string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.buf = append(AppendLine(s.buf, t, s.host, tag, num, text), '\n')
-	return s.send()
-}
-
-// Soon keeps a line until the next one, or for soonTime.
-func (s *socketSink) Soon(t time.Time, tag string, num int64, text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.buf = append(AppendLine(s.buf, t, s.host, tag, num, text), '\n')
-	switch {
-	case len(s.buf) > soonSize:
-		_ = s.send()
-	case s.armed:
-	case s.timer == nil:
-		s.armed = true
-		s.timer = time.AfterFunc(soonTime, s.Flush)
-	default:
-		s.armed = true
-		s.timer.Reset(soonTime)
-	}
-}
-
-// Flush sends what waits.
-func (s *socketSink) Flush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = false
-	_ = s.send()
-}
-
-func (s *socketSink) send() error {
-	if len(s.buf) == 0 {
-		return nil
-	}
-	lines := s.buf
-	if s.buf = s.buf[:0]; cap(s.buf) > 1<<16 {
-		s.buf = nil
-	}
+	s.buf = AppendLine(s.buf[:0], t, s.host, tag, num, text)
 	for range 2 {
 		if s.conn == nil {
 			if time.Now().Before(s.retry) {
@@ -298,13 +252,13 @@ func (s *socketSink) send() error {
 		}
 		// A postlogd that hangs must not hang the mail.
 		_ = s.conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
-		if _, err := s.conn.Write(lines[:len(lines)-1]); err == nil {
+		if _, err := s.conn.Write(s.buf); err == nil {
 			return nil
 		}
 		s.conn.Close()
 		s.conn = nil
 	}
-	return s.fallback.Append(lines)
+	return s.fallback.Log(t, pri, tag, num, text)
 }
 
 // maxPending is how many lines are kept while syslog is away.

@@ -84,7 +84,7 @@ func (g *message) load(from queue.Dir) error {
 	g.m.openFiles++
 	g.loaded = true
 	g.m.mu.Unlock()
-	g.m.c.Log.Soonf("%s: from=<%s>, size=%d, nrcpt=%d (queue active)", g.id, g.env.Sender.Quoted(), g.size, f.RecipientCount())
+	g.m.c.Log.Infof("%s: from=<%s>, size=%d, nrcpt=%d (queue active)", g.id, g.env.Sender.Quoted(), g.size, f.RecipientCount())
 	return nil
 }
 
@@ -430,7 +430,7 @@ func (g *message) finish(ctx context.Context) {
 	case err != nil && !isGone(err):
 		g.m.c.Log.Warnf("%s: %v", g.id, err)
 	case err == nil && !g.late:
-		g.m.c.Log.Soonf("%s: removed", g.id)
+		g.m.c.Log.Infof("%s: removed", g.id)
 	}
 	g.m.mu.Lock()
 	delete(g.m.active, g.id)

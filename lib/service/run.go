@@ -57,7 +57,6 @@ func Run(ctx context.Context, c *cli.Cmd, d Daemon) error {
 	if err != nil {
 		return k.fail(err)
 	}
-	defer env.Log.Flush()
 	k.ctx, k.end = context.WithCancel(ctx)
 	defer k.end()
 	k.accept, k.stopTake = context.WithCancel(k.ctx)

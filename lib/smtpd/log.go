@@ -92,5 +92,5 @@ func (s *session) End(e smtp.End) {
 	if s.conn != nil {
 		counts = s.conn.Counts()
 	}
-	s.log.Soonf("disconnect from %s%s", s.peer.id(), counts)
+	s.log.Infof("disconnect from %s%s", s.peer.id(), counts)
 }

@@ -281,7 +281,7 @@ func (s *session) begin(ctx context.Context) error {
 	if s.forward.Name != "" || s.forward.Addr != "" {
 		line += ", orig_client=" + s.forward.Name + "[" + s.forward.Addr + "]"
 	}
-	s.log.Soonf("%s", line) // the one with the Message-Id follows
+	s.log.Infof("%s", line)
 	return nil
 }
 

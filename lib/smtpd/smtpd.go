@@ -142,7 +142,7 @@ func (d *Daemon) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger, 
 	s := &session{d: d, c: &d.c, log: log}
 	s.peer = d.peer(ctx, conn, log)
 	s.caller = s.peer
-	log.Soonf("connect from %s", s.peer.id())
+	log.Infof("connect from %s", s.peer.id())
 	srv := d.c.Server
 	if stress {
 		srv = d.c.Stress
