@@ -3,22 +3,17 @@ package imapd
 
 import (
 	"context"
-	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"angarium/lib/accounts"
 	"angarium/lib/cli"
 	"angarium/lib/conf/imapdconf"
 	"angarium/lib/conf/storeconf"
+	"angarium/lib/cyrusd"
 	"angarium/lib/imap"
 	"angarium/lib/imapd"
-	"angarium/lib/maillog"
-	"angarium/lib/proclist"
 	"angarium/lib/sasl"
 	"angarium/lib/service"
 	"angarium/lib/store"
@@ -29,78 +24,32 @@ const version = "3.6.1-Angarium"
 
 // Main is imapd.
 func Main(ctx context.Context, c *cli.Cmd) error {
-	return service.Run(ctx, c, service.Daemon{Program: "imapd", Family: service.Cyrus, Setup: setup})
+	return cyrusd.Run(ctx, c, "imapd", setup)
 }
 
-// daemon opens keys and the user database while it has the rights, and the store
-// when they are dropped: what is made there belongs to whom it serves as.
-type daemon struct {
-	store    store.Config
-	settings map[*service.Service]imapd.Config
-
-	ready    chan struct{} // closed when the servers are there
-	servers  map[*service.Service]*imapd.Server
-	sessions sync.WaitGroup
-}
-
-func setup(_ context.Context, env *service.Env) (service.Handler, error) {
-	conf, err := storeconf.Store(env.Imapd, env.Log)
+func setup(env *service.Env, _ store.Config) (cyrusd.Start, error) {
+	users, err := cyrusd.Users(env.Services)
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{
-		store:    conf,
-		settings: map[*service.Service]imapd.Config{},
-		ready:    make(chan struct{}),
-		servers:  map[*service.Service]*imapd.Server{},
-	}
-	open := map[string]*accounts.DB{} // by path: imap and imaps share one
+	settings := map[*service.Service]imapd.Config{}
 	for _, s := range env.Services {
-		path, opt := storeconf.Accounts(s.Imapd)
-		users, ok := open[path]
-		if !ok {
-			if users, err = accounts.Open(path, opt); err != nil {
-				return nil, err
-			}
-			open[path] = users
-		}
-		if d.settings[s], err = configure(s, users); err != nil {
+		if settings[s], err = configure(s, users[s]); err != nil {
 			return nil, err
 		}
 	}
-	return d, nil
-}
-
-// Run keeps the store open until the last session has ended.
-func (d *daemon) Run(ctx context.Context) error {
-	st, err := store.Open(ctx, d.store)
-	if err != nil {
-		return err
-	}
-	for s := range d.settings {
-		_ = os.MkdirAll(procPath(s.Imapd), 0o755) // without it nobody is shown as connected, no more
-	}
-	logins := imapd.NewLogins()
-	for s, conf := range d.settings {
-		conf.Store = st
-		if d.servers[s], err = imapd.New(conf, logins); err != nil {
-			return err
+	return func(st *store.Store) (cyrusd.Servers, error) {
+		logins, servers := imapd.NewLogins(), cyrusd.Servers{}
+		for s, conf := range settings {
+			conf.Store = st
+			srv, err := imapd.New(conf, logins)
+			if err != nil {
+				return nil, err
+			}
+			servers[s] = srv
 		}
-	}
-	close(d.ready)
-	<-ctx.Done()
-	d.sessions.Wait()
-	return st.Close()
-}
-
-func (d *daemon) Serve(ctx context.Context, s *service.Session) {
-	d.sessions.Add(1)
-	defer d.sessions.Done()
-	select {
-	case <-d.ready:
-		d.servers[s.Service].Serve(ctx, s.Conn, s.Log)
-	case <-ctx.Done():
-	}
+		return servers, nil
+	}, nil
 }
 
 // configure turns imapd.conf, as the service sees it, into values.
@@ -134,8 +83,8 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 		Autocreate:  folders(c.String("autocreate_inbox_folders")),
 		Protected:   c.List("specialuse_protect"),
 		Unsupported: c.List("suppress_capabilities"),
-		HostName:    hostName,
-		Present:     present(c, s.Name, s.Log),
+		HostName:    cyrusd.HostName,
+		Present:     cyrusd.Present(s),
 		Limits:      imap.Limits{Word: min(c.Int("maxword"), c.Int("maxquoted"))},
 	}
 	var err error
@@ -177,35 +126,4 @@ func folders(list string) (out []string) {
 		}
 	}
 	return out
-}
-
-// hostName is what the client's address is called, "" if nothing.
-func hostName(ctx context.Context, ip string) string {
-	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
-	defer stop()
-	names, err := net.DefaultResolver.LookupAddr(ctx, ip)
-	if err != nil || len(names) == 0 || strings.ContainsAny(names[0], " \t[]()<>") {
-		return ""
-	}
-	return strings.TrimSuffix(names[0], ".")
-}
-
-func procPath(c *imapdconf.Config) string {
-	if dir := c.String("proc_path"); dir != "" {
-		return dir
-	}
-	return filepath.Join(c.String("configdirectory"), "proc")
-}
-
-// present keeps the list of who is connected, in proc_path.
-func present(c *imapdconf.Config, name string, log *maillog.Logger) func(int64, string, string, string) func() {
-	dir := procPath(c)
-	return func(session int64, host, user, mailbox string) func() {
-		err := proclist.Put(dir, proclist.Entry{ID: session, Service: name, Host: host, User: user, Mailbox: mailbox})
-		if err != nil {
-			log.Log(maillog.Debug, "can't tell who is connected: %v", err)
-			return func() {}
-		}
-		return func() { _ = proclist.Remove(dir, session) }
-	}
 }

@@ -3,25 +3,11 @@ package pop3d
 import (
 	"context"
 	"errors"
-	"net"
-	"strings"
-	"time"
 
 	"angarium/lib/mailbox"
 	"angarium/lib/pop3d"
 	"angarium/lib/store"
 )
-
-// hostName asks the resolver how the client is called. Slow answers are no answers.
-func hostName(ctx context.Context, ip string) string {
-	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
-	defer stop()
-	names, err := net.DefaultResolver.LookupAddr(ctx, ip)
-	if err != nil || len(names) == 0 || strings.ContainsAny(names[0], " \t[]()<>") {
-		return ""
-	}
-	return strings.TrimSuffix(names[0], ".")
-}
 
 // opener shows the store to lib/pop3d.
 type opener struct {

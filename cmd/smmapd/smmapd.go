@@ -10,12 +10,12 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"angarium/lib/address"
 	"angarium/lib/cli"
 	"angarium/lib/conf/storeconf"
+	"angarium/lib/cyrusd"
 	"angarium/lib/lmtpd"
 	"angarium/lib/mailbox"
 	"angarium/lib/maillog"
@@ -30,58 +30,31 @@ const (
 
 // Main is smmapd.
 func Main(ctx context.Context, c *cli.Cmd) error {
-	return service.Run(ctx, c, service.Daemon{Program: "smmapd", Family: service.Cyrus, Setup: setup})
+	return cyrusd.Run(ctx, c, "smmapd", setup)
 }
 
-// daemon asks the same finder that lmtpd asks, so that both know the same users.
-type daemon struct {
-	conf     store.Config
-	services []*service.Service
-
-	ready    chan struct{}
-	finders  map[*service.Service]finder
-	sessions sync.WaitGroup
+func setup(env *service.Env, _ store.Config) (cyrusd.Start, error) {
+	return func(st *store.Store) (cyrusd.Servers, error) {
+		servers := cyrusd.Servers{}
+		for _, s := range env.Services {
+			servers[s] = server{lmtpd.New(lmtpd.Config{
+				Store: st, Namespace: storeconf.Namespace(s.Imapd, ""),
+				Downcase: s.Imapd.Bool("lmtp_downcase_rcpt"), PostUser: s.Imapd.String("postuser"),
+			})}
+		}
+		return servers, nil
+	}, nil
 }
+
+// server asks the same finder that lmtpd asks, so that both know the same users.
+type server struct{ finder }
 
 type finder interface {
 	Find(context.Context, address.Address) (store.Entry, error)
 }
 
-func setup(_ context.Context, env *service.Env) (service.Handler, error) {
-	conf, err := storeconf.Store(env.Imapd, env.Log)
-	if err != nil {
-		return nil, err
-	}
-	return &daemon{conf: conf, services: env.Services, ready: make(chan struct{})}, nil
-}
-
-// Run keeps the store open until the last session has ended.
-func (d *daemon) Run(ctx context.Context) error {
-	st, err := store.Open(ctx, d.conf)
-	if err != nil {
-		return err
-	}
-	d.finders = make(map[*service.Service]finder, len(d.services))
-	for _, s := range d.services {
-		d.finders[s] = lmtpd.New(lmtpd.Config{
-			Store: st, Namespace: storeconf.Namespace(s.Imapd, ""),
-			Downcase: s.Imapd.Bool("lmtp_downcase_rcpt"), PostUser: s.Imapd.String("postuser"),
-		})
-	}
-	close(d.ready)
-	<-ctx.Done()
-	d.sessions.Wait()
-	return st.Close()
-}
-
-func (d *daemon) Serve(ctx context.Context, s *service.Session) {
-	d.sessions.Add(1)
-	defer d.sessions.Done()
-	select {
-	case <-d.ready:
-		serve(ctx, s.Conn, d.finders[s.Service], s.Log)
-	case <-ctx.Done():
-	}
+func (s server) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger) {
+	serve(ctx, conn, s.finder, log)
 }
 
 // serve answers requests, netstrings of the form "map key", until the client

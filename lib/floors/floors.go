@@ -22,7 +22,7 @@ var house = []struct {
 	{"roof: lists of services", "conf/mastercf conf/cyrusconf conf/storeconf conf/mailconf conf/queueconf"},
 	{"roof: which processes a set-up consists of", "plan"},
 	{"roof: parents and children", "service master storetool"},
-	{"roof: agents that take on the rights of others", "deputy"},
+	{"roof: what daemons of one kind share", "deputy cyrusd"},
 	{"roof: programs", "cmd/"},
 	{"roof: the program that is all programs", "cmd/angarium"},
 }
