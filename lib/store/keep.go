@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -123,7 +124,8 @@ func (s *Store) syncIndexes(ctx context.Context, all bool) {
 		places <- struct{}{}
 		work.Go(func() {
 			defer func() { <-places }()
-			if err := b.syncIndex(); err != nil && !errors.Is(err, ErrNotFound) {
+			// What is not there needs no sync; who opens it says what that means.
+			if err := b.syncIndex(); err != nil && !isStale(err) {
 				s.conf.Log.Errorf("%s: sync of .index: %v", b.where(), err)
 			}
 		})
@@ -204,6 +206,11 @@ func (b *box) syncIndex() error {
 	defer b.release()
 	fresh := b.freshIndex.Swap(false)
 	fd, err := openat(b.dir, indexName, unix.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, noMeta := fstatat(b.dir, metaName); errors.Is(noMeta, fs.ErrNotExist) {
+			return b.missing() // with all the mailbox, deleted or renamed
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -68,11 +68,12 @@ func cutPower(t *testing.T, leftOut string, d time.Duration) []string {
 		t.Skipf("can't mount here: %s", out)
 	}
 	unmount := func() {
-		for range 50 {
-			if unix.Unmount(mnt, 0) != unix.EBUSY {
-				return
-			}
-			time.Sleep(20 * time.Millisecond)
+		err := error(unix.EBUSY)
+		for end := time.Now().Add(5 * time.Second); err == unix.EBUSY && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			err = unix.Unmount(mnt, 0)
+		}
+		if err != nil {
+			t.Fatalf("unmounting %s: %v", mnt, err)
 		}
 	}
 	defer unmount()
