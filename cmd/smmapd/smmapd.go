@@ -65,7 +65,7 @@ func serve(ctx context.Context, conn net.Conn, f finder, log *maillog.Logger) {
 		_ = conn.SetDeadline(time.Now().Add(idle))
 		request, err := readNetstring(r)
 		if err != nil {
-			if err != io.EOF && ctx.Err() == nil {
+			if errors.Is(err, errNetstring) && ctx.Err() == nil { // else it left, or was idle for long
 				log.Errorf("bad request: %v", err)
 			}
 			return
@@ -104,9 +104,6 @@ func readNetstring(r *bufio.Reader) (string, error) {
 	for {
 		c, err := r.ReadByte()
 		if err != nil {
-			if len(digits) > 0 {
-				err = errNetstring
-			}
 			return "", err
 		}
 		if c == ':' {
@@ -122,7 +119,10 @@ func readNetstring(r *bufio.Reader) (string, error) {
 		return "", errNetstring
 	}
 	b := make([]byte, n+1)
-	if _, err := io.ReadFull(r, b); err != nil || b[n] != ',' {
+	if _, err := io.ReadFull(r, b); err != nil {
+		return "", err
+	}
+	if b[n] != ',' {
 		return "", errNetstring
 	}
 	return string(b[:n]), nil

@@ -2,15 +2,20 @@ package smmapd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"angarium/lib/address"
 	"angarium/lib/mailbox"
+	"angarium/lib/maillog"
 	"angarium/lib/store"
 )
 
@@ -46,6 +51,46 @@ func TestAnswers(t *testing.T) {
 	}
 	_, _ = io.WriteString(a, "x")
 	<-done // whoever talks nonsense is left
+}
+
+// broken is a connection whose reads fail.
+type broken struct {
+	net.Conn
+	text io.Reader
+	err  error
+}
+
+func (b broken) SetDeadline(time.Time) error { return nil }
+func (b broken) Read(p []byte) (int, error) {
+	if n, err := b.text.Read(p); err == nil {
+		return n, nil
+	}
+	return 0, b.err
+}
+
+// TestQuiet: only nonsense is worth a line; mail servers keep connections, and
+// drop them.
+func TestQuiet(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		err  error
+		logs bool
+	}{
+		{"", io.EOF, false},
+		{"", os.ErrDeadlineExceeded, false},
+		{"", syscall.ECONNRESET, false},
+		{"5:he", syscall.ECONNRESET, false},
+		{"12", os.ErrDeadlineExceeded, false},
+		{"x", io.EOF, true},
+		{"5:hello;", io.EOF, true},
+		{"99999:", io.EOF, true},
+	} {
+		var log bytes.Buffer
+		serve(context.Background(), broken{text: strings.NewReader(c.text), err: c.err}, some{}, maillog.New(maillog.ToWriter(&log), "smmapd"))
+		if (log.Len() > 0) != c.logs {
+			t.Errorf("%q, %v: logged %q", c.text, c.err, log.String())
+		}
+	}
 }
 
 func FuzzNetstring(f *testing.F) {
