@@ -19,7 +19,7 @@ BUILD = $(GO) build -trimpath -ldflags '-s -w' -o
 SMALL = $(filter-out angarium,$(shell grep -l '^package main' cmd/*/*.go | cut -d/ -f2 | sort -u))
 
 # Packages whose goroutines share data: the race detector watches their tests.
-RACE = ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./lib/queue ./lib/cleanup ./lib/maps ./lib/service ./lib/master ./lib/safefile ./lib/accounts ./lib/pop3d ./lib/lmtpd ./lib/maillog
+RACE = ./cmd/master ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./lib/queue ./lib/cleanup ./lib/maps ./lib/service ./lib/master ./lib/safefile ./lib/accounts ./lib/pop3d ./lib/lmtpd ./lib/maillog
 
 .PHONY: all run test vet unit race fuzz e2e bench install clean
 
