@@ -453,11 +453,11 @@ func TestPanicDefers(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	h.advance(time.Hour)
-	h.m.Trigger('D')
-	h.wait(id + ": placed on hold")
 	for end := time.Now().Add(5 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+		h.m.Trigger('D') // a scan passes over a message that is not quite done with
+		time.Sleep(10 * time.Millisecond)
 	}
+	h.wait(id + ": placed on hold")
 	if h.where(id) != "hold" {
 		t.Errorf("it is in %q", h.where(id))
 	}
