@@ -144,8 +144,11 @@ func parse(c *cli.Cmd, t tool) (f flags, err error) {
 	if modes > 1 {
 		return f, cli.Exit(1, "specify only one of -s -q or -d")
 	}
-	if (f.header || f.body) && (!f.query || f.queryKey != "-") {
+	if (f.header || f.body || f.mime) && (!f.query || f.queryKey != "-") {
 		return f, cli.Exit(1, "specify -b -h or -m only with \"-q -\"")
+	}
+	if f.mime && !f.header && !f.body {
+		c.Warnf("ignoring -m option without -b or -h")
 	}
 	return f, nil
 }

@@ -67,6 +67,8 @@ var calls = []struct {
 	{"postmap", []string{"-q", "-", "cdb:t"}, "a\nb\nzz\n"},
 	{"postmap", []string{"-q", "-", "cdb:t"}, "zz\n"},
 	{"postmap", []string{"-q", "a", "-d", "b", "cdb:t"}, ""},
+	{"postmap", []string{"-m", "-q", "a", "cdb:t"}, ""},
+	{"postmap", []string{"-m", "-q", "-", "cdb:t"}, "a\n"},
 	{"postmap", []string{"cdb:nosuch"}, ""},
 	{"postmap", []string{"-q", "a", "cdb:nosuch"}, ""},
 	{"postmap", []string{"-q", "a", "foo:nosuch"}, ""},
