@@ -3,6 +3,7 @@ package postconf
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
 
 	"angarium/lib/cli"
@@ -44,8 +45,9 @@ func (p *command) showNotActedOn() error {
 	if err != nil {
 		return err
 	}
+	file := filepath.Join(conf.Dir(), "main.cf")
 	for _, e := range conf.NotActedOn() {
-		p.line(e.Name + " = " + e.Value)
+		p.line(fmt.Sprintf("%s, line %d: not acted on: %s = %s", file, e.Line, e.Name, e.Value))
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestEditorsWaitForEachOther(t *testing.T) {
 func TestNotActedOn(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "main.cf"), "compatibility_level = 3.6\nsun_mailtool_compatibility = yes\nmine = x\n", 0o644)
-	if out, _, _ := call(t, dir, "-U"); out != "sun_mailtool_compatibility = yes\n" {
+	if out, _, _ := call(t, dir, "-U"); out != dir+"/main.cf, line 2: not acted on: sun_mailtool_compatibility = yes\n" {
 		t.Errorf("-U: %q", out)
 	}
 	if out, _, _ := call(t, dir, "-D", "biff"); !strings.HasPrefix(out, "biff (bool): tell users") {

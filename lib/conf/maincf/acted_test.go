@@ -48,6 +48,7 @@ func readNames(t *testing.T) []string {
 	t.Helper()
 	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9]+)"|"([A-Za-z0-9]+_[A-Za-z0-9_]+)"`)
 	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
+	client := regexp.MustCompile(`\bp\s*\+\s*"([a-z][a-z0-9_]+)"`) // p is "smtp_" or "lmtp_"
 	found := map[string]bool{}
 	add := func(name string) {
 		if _, ok := Find(name); ok {
@@ -57,6 +58,10 @@ func readNames(t *testing.T) []string {
 	sources(t, func(_ string, text []byte) {
 		for _, m := range full.FindAllSubmatch(text, -1) {
 			add(string(slices.Concat(m[1], m[2])))
+		}
+		for _, m := range client.FindAllSubmatch(text, -1) {
+			add("smtp_" + string(m[1]))
+			add("lmtp_" + string(m[1]))
 		}
 		for _, m := range suffix.FindAllSubmatch(text, -1) {
 			s := string(slices.Concat(m[1], m[2], m[3]))
