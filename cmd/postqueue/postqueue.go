@@ -22,6 +22,7 @@ import (
 	"angarium/lib/conf/queueconf"
 	"angarium/lib/ipc"
 	"angarium/lib/queue"
+	"angarium/lib/unixsock"
 )
 
 func main() { cli.Exec(run) }
@@ -89,7 +90,7 @@ func (p *post) show(ctx context.Context, json bool) error {
 	}
 	out := bufio.NewWriter(p.c.Stdout)
 	list := &listing{w: out, json: json, long: p.conf.Bool("enable_long_queue_ids")}
-	conn, err := net.Dial("unix", p.public+p.conf.String("showq_service_name"))
+	conn, err := unixsock.Dial(ctx, "unix", p.public+p.conf.String("showq_service_name"))
 	if err != nil {
 		err = p.direct(ctx, list, uid, err)
 	} else {
@@ -208,7 +209,7 @@ func (p *post) ask(ctx context.Context, what string, attrs ...ipc.Attr) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	name := p.conf.String("flush_service_name")
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", p.public+name)
+	conn, err := unixsock.Dial(ctx, "unix", p.public+name)
 	if err != nil {
 		p.c.Warnf("connect to public/%s: %s", name, plain(err))
 		return errDown

@@ -1,10 +1,13 @@
 package cleanup
 
 import (
+	"context"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"angarium/lib/unixsock"
 )
 
 // Notifier tells qmgr which messages are new, so that it opens them without
@@ -53,7 +56,7 @@ func (n *Notifier) run() {
 		}
 		for try := 0; try < 2; try++ { // qmgr may have been restarted since
 			if conn == nil {
-				c, err := net.DialTimeout("unix", n.path, time.Second)
+				c, err := unixsock.Dial(context.Background(), "unix", n.path)
 				if err != nil {
 					break
 				}

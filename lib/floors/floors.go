@@ -13,6 +13,7 @@ var house = []struct {
 	name  string
 	rooms string
 }{
+	{"bedrock", "unixsock"},
 	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser logical proclist floors"},
 	{"ground: the shared words", "command ipc message mailbox maps sasl dns tlsconf agent"},
 	{"first: protocols, state, judgement", "agent/wire smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias sieve spam virus"},

@@ -5,7 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
+
+	"angarium/lib/unixsock"
 )
 
 // maxAnswer bounds what a service may answer.
@@ -14,7 +15,7 @@ const maxAnswer = 1 << 16
 // Ask sends one request to a service that greets with the name of its protocol,
 // as Postfix' do, and returns the answer.
 func Ask(ctx context.Context, path, protocol string, request ...Attr) ([]Attr, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	conn, err := unixsock.Dial(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}

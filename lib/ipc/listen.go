@@ -7,9 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"angarium/lib/unixsock"
 )
 
 // Address is where a service listens.
@@ -119,7 +120,7 @@ func listenUnix(a Address) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	err = withShortPath(a.Addr, func(path string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: path}) })
+	err = unixsock.WithShortPath(a.Addr, func(path string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: path}) })
 	if err != nil {
 		unix.Close(fd)
 		return -1, os.NewSyscallError("bind", err)
@@ -170,25 +171,11 @@ func removeStale(path string, kind int) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	err = withShortPath(path, func(p string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: p}) })
+	err = unixsock.WithShortPath(path, func(p string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: p}) })
 	if err == nil || errors.Is(err, unix.EAGAIN) { // EAGAIN: its backlog is full, so it lives
 		return &fs.PathError{Op: "listen", Path: path, Err: unix.EADDRINUSE}
 	}
 	return os.Remove(path)
-}
-
-// withShortPath calls f with a name for path that fits into a socket address
-// (107 bytes): trees of tests lie deep.
-func withShortPath(path string, f func(string) error) error {
-	if len(path) < 108 {
-		return f(path)
-	}
-	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
-	}
-	defer unix.Close(dir)
-	return f(fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(path)))
 }
 
 // listenFIFO opens a named pipe for reading, and for writing too, so that it

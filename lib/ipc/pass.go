@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"angarium/lib/unixsock"
 )
 
 // maxFiles is how many descriptors one message may carry.
@@ -89,12 +91,7 @@ func Peer(c *net.UnixConn) (Cred, error) {
 
 // Dial connects to a unix socket whose path may be longer than an address holds.
 func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
-	var c net.Conn
-	err := withShortPath(path, func(p string) (err error) {
-		var d net.Dialer
-		c, err = d.DialContext(ctx, "unix", p)
-		return err
-	})
+	c, err := unixsock.Dial(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}

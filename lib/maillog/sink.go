@@ -1,6 +1,7 @@
 package maillog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"angarium/lib/unixsock"
 )
 
 // Config says where the log goes.
@@ -243,7 +246,7 @@ func (s *socketSink) Log(t time.Time, pri Priority, tag string, num int64, text 
 			if time.Now().Before(s.retry) {
 				break
 			}
-			c, err := net.Dial("unixgram", s.path)
+			c, err := unixsock.Dial(context.Background(), "unixgram", s.path)
 			if err != nil {
 				s.retry = time.Now().Add(100 * time.Millisecond)
 				break

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"angarium/lib/unixsock"
 )
 
 // maxReply bounds an answer of another process, in octets.
@@ -66,8 +68,9 @@ func (p *pool) get(ctx context.Context) (c *conn, kept bool, err error) {
 		return c, true, nil
 	}
 	p.mu.Unlock()
-	d := net.Dialer{Timeout: p.timeout}
-	nc, err := d.DialContext(ctx, p.network, p.address)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	nc, err := unixsock.Dial(ctx, p.network, p.address)
 	if err != nil {
 		return nil, false, err
 	}

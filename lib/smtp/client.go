@@ -16,6 +16,7 @@ import (
 	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/dsn"
+	"angarium/lib/unixsock"
 )
 
 // ClientOptions are the settings of a Client. The zero value is usable.
@@ -65,8 +66,7 @@ func NewClient(conn net.Conn, o ClientOptions) *Client {
 // Dial connects and calls NewClient. The error says "connect to " + o.Host +
 // ":port: Connection refused", as smtp(8) does, with status 4.4.1.
 func Dial(ctx context.Context, network, addr string, o ClientOptions) (*Client, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
+	conn, err := unixsock.Dial(ctx, network, addr)
 	if err != nil {
 		name := o.Host
 		if _, port, e := net.SplitHostPort(addr); e == nil && network != "unix" {
