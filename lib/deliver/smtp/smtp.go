@@ -350,17 +350,21 @@ func (d *delivery) connect(ctx context.Context, p place) (*session, error) {
 		ctx, cancel = context.WithTimeout(ctx, d.c.ConnectTimeout)
 		defer cancel()
 	}
-	dialer := net.Dialer{}
-	if bind := d.bind(p); bind.IsValid() {
-		dialer.LocalAddr = &net.TCPAddr{IP: bind.AsSlice()}
-	}
-	conn, err := dialer.DialContext(ctx, p.network, p.address)
+	conn, err := d.dial(ctx, p)
 	if err != nil {
 		return nil, connectError(p, err)
 	}
 	o := d.c.Client
 	o.LMTP, o.Helo, o.Host = d.c.LMTP, d.c.Helo, p.name
 	return &session{conn: conn, client: smtp.NewClient(conn, o), began: time.Now(), used: 1}, nil
+}
+
+func (d *delivery) dial(ctx context.Context, p place) (net.Conn, error) {
+	if bind := d.bind(p); bind.IsValid() {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: bind.AsSlice()}}
+		return dialer.DialContext(ctx, p.network, p.address)
+	}
+	return unixsock.Dial(ctx, p.network, p.address)
 }
 
 func (d *delivery) bind(p place) netip.Addr {
