@@ -28,6 +28,7 @@ import (
 	"angarium/lib/dns"
 	"angarium/lib/dsn"
 	"angarium/lib/smtp"
+	"angarium/lib/unixsock"
 )
 
 // Resolver is what of lib/dns is needed.
