@@ -12,7 +12,7 @@ BIN       ?= bin
 GO        ?= go
 
 export CGO_ENABLED = 0
-BUILD = $(GO) build -trimpath -ldflags '-s -w' -o
+BUILD = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o
 
 # Programs that run with rights of their own (set-gid, or started as root), and the
 # one that scripts start all the time, are small binaries; all others are names of one.
