@@ -178,6 +178,7 @@ func list(c *cli.Cmd, f flags, names []string) error {
 // query answers one key, or one key a line of standard input. The exit status
 // tells whether anything was found.
 func query(ctx context.Context, c *cli.Cmd, f flags, names []string) error {
+	f.table.Whole = f.queryKey == "-"
 	var tables []maps.Table
 	for _, n := range names {
 		t, err := maps.Open(n, f.table)

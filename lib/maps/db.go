@@ -21,7 +21,8 @@ const smallDB = 256 << 10
 // db serves the tables that postmap makes. hash:, btree: and the others are
 // names of old formats; all of them are name.cdb here.
 type db struct {
-	file string
+	file  string
+	whole bool // in memory, whatever its size
 
 	mu     sync.Mutex
 	r      *cdb.Reader
@@ -41,7 +42,7 @@ const (
 	nulAlways
 )
 
-func newDB(name string) *db { return &db{file: name + ".cdb"} }
+func newDB(name string, whole bool) *db { return &db{file: name + ".cdb", whole: whole} }
 
 func (t *db) Lookup(_ context.Context, key string) (string, bool, error) {
 	t.mu.Lock()
@@ -101,7 +102,7 @@ func (t *db) fresh() error {
 		return &OpenError{t.file, err}
 	}
 	var r io.ReaderAt = f
-	if info.Size() <= smallDB {
+	if t.whole || info.Size() <= smallDB {
 		data, err := io.ReadAll(f)
 		f.Close()
 		if err != nil {

@@ -41,6 +41,8 @@ type Options struct {
 	Warn func(format string, args ...any)
 	// Timeout bounds one question to another process; 0: 100 s.
 	Timeout time.Duration
+	// Whole reads a database into memory, for many questions at once.
+	Whole bool
 	// IncludeValue reads values as names of files, base64 (postmap -F).
 	IncludeValue bool
 }
@@ -111,7 +113,7 @@ func Open(spec string, o Options) (Table, error) {
 	var err error
 	switch kind {
 	case "hash", "btree", "lmdb", "dbm", "cdb", "sdbm":
-		t = newDB(name)
+		t = newDB(name, o.Whole)
 	case "texthash":
 		t = &textFile{file: name, opt: o, parse: parseTexthash}
 	case "regexp", "pcre":

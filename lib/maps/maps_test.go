@@ -58,7 +58,7 @@ func TestAChangedTableIsSeen(t *testing.T) {
 		}
 	}
 	put("old")
-	table := newDB(file)
+	table := newDB(file, false)
 	if v, _, err := table.Lookup(t.Context(), "key"); v != "old" || err != nil {
 		t.Fatal(v, err)
 	}
