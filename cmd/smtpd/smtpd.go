@@ -15,6 +15,7 @@ import (
 	"angarium/lib/conf/queueconf"
 	"angarium/lib/dns"
 	"angarium/lib/ipc"
+	"angarium/lib/maillog"
 	"angarium/lib/queue"
 	"angarium/lib/service"
 	"angarium/lib/smtp"
@@ -35,6 +36,8 @@ type daemon struct {
 	// behind is, for a postscreen line, the one to which postscreen would pass its
 	// clients: we are our own door.
 	behind map[*service.Service]*service.Service
+	limits *smtpd.Limits
+	log    *maillog.Logger // anvil's
 }
 
 func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
@@ -75,8 +78,29 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 		d.lines[s] = smtpd.New(*c)
 	}
 	d.doors(env.Services)
+	d.limits, d.log = limits, env.Log.As(env.Main.String("syslog_name")+"/anvil")
+	if every := env.Main.Duration("anvil_status_update_time"); every > 0 {
+		go d.report(ctx, every)
+	}
 	return d, env.Main.Err()
 }
+
+// report logs the highest rates now and then, as anvil(8) does.
+func (d *daemon) report(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.limits.Report(d.log)
+		}
+	}
+}
+
+// Drain reports the rest: a successor counts from here on.
+func (d *daemon) Drain(context.Context) { d.limits.Report(d.log) }
 
 // doors finds who answers the clients of postscreen lines: the smtpd of type pass
 // that postscreen passes them to. Any other is better than nobody.

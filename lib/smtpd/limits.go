@@ -25,6 +25,7 @@ type LimitConfig struct {
 type Limits struct {
 	mu      sync.Mutex
 	clients map[clientKey]*clientCount
+	max     [maxima]maximum
 }
 
 type clientKey struct {
@@ -63,6 +64,9 @@ func (l *Limits) enter(c *Config, p *peer, log *maillog.Logger) (release func(),
 	n.open++
 	n.rate[eventConnect]++
 	open, rate := n.open, n.rate[eventConnect]
+	l.note(maxOf(eventConnect), rate, key, c.Limit.Unit)
+	l.note(maxOpen, open, key, 0)
+	l.note(maxClients, len(l.clients), clientKey{}, 0)
 	l.mu.Unlock()
 	release = func() {
 		l.mu.Lock()
@@ -113,9 +117,11 @@ func (s *session) over(e event, limit int, what string) bool {
 		return false
 	}
 	l.mu.Lock()
-	n := l.get(clientKey{c.Service, s.peer.addr}, c.Limit.Unit)
+	key := clientKey{c.Service, s.peer.addr}
+	n := l.get(key, c.Limit.Unit)
 	n.rate[e]++
 	rate := n.rate[e]
+	l.note(maxOf(e), rate, key, c.Limit.Unit)
 	l.mu.Unlock()
 	if rate <= limit {
 		return false

@@ -16,6 +16,7 @@ var acted = [...]string{
 	"always_add_missing_headers",
 	"always_bcc",
 	"anvil_rate_time_unit",
+	"anvil_status_update_time",
 	"append_at_myorigin",
 	"append_dot_mydomain",
 	"authorized_flush_users",
