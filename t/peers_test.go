@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,17 @@ func init() {
 	commands["peer-cyrus"] = cmdPeerCyrus
 	commands["peer-dovecot"] = cmdPeerDovecot
 	commands["peer-postfix"] = cmdPeerPostfix
+	commands["dialogues"] = cmdDialogues
+}
+
+// dialogues: plays the dialogues of lib/imapd with the Cyrus of peer-cyrus.
+func cmdDialogues(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command("go", "test", "-count=1", "-run", "^TestCyrus$", "-v", "../lib/imapd")
+	cmd.Env = append(os.Environ(), "ANGARIUM_CYRUS=127.0.0.1:"+ts.Getenv("CYRUS_IMAP"))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestCyrus/") {
+		ts.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // peerRun runs a program of another mail system and fails the script with what
@@ -66,8 +78,8 @@ func freePort() int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// peer-cyrus: starts a real Cyrus with the user u0 (password secret). Sets
-// CYRUS_IMAP and CYRUS_LMTP to its ports.
+// peer-cyrus [imapd.conf line...]: starts a real Cyrus with the users u0, u1 and
+// u2 (password secret). Sets CYRUS_IMAP and CYRUS_LMTP to its ports.
 func cmdPeerCyrus(ts *testscript.TestScript, neg bool, args []string) {
 	master := peer("cyrus")
 	root := strings.TrimSuffix(master, "/usr/lib/cyrus/bin/master")
@@ -98,7 +110,8 @@ servername: localhost
 idlesocket: %[1]s/run/idle
 lmtpsocket: %[1]s/run/lmtp
 notifysocket: %[1]s/run/notify
-`, dir, owner), 0o644))
+%[3]s
+`, dir, owner, strings.Join(args, "\n")), 0o644))
 	ts.Check(os.WriteFile(dir+"/cyrus.conf", fmt.Appendf(nil, `START {
   recover cmd="%[1]s/ctl_cyrusdb -C %[2]s/imapd.conf -r"
 }
@@ -110,7 +123,7 @@ EVENTS {
 }
 `, bin, dir, imap, lmtp), 0o644))
 	env := []string{"CYRUS_USER=" + owner, "LD_LIBRARY_PATH=" + root + "/usr/lib/x86_64-linux-gnu"}
-	for _, u := range []string{"cyrus", "u0"} {
+	for _, u := range []string{"cyrus", "u0", "u1", "u2"} {
 		peerRun(ts, nil, "/bin/sh", "-c", "printf secret | /usr/sbin/saslpasswd2 -p -c -f "+dir+"/sasldb2 -u localhost "+u)
 	}
 	if os.Geteuid() == 0 {
@@ -120,14 +133,22 @@ EVENTS {
 	endPid(ts, dir+"/master.pid")
 	addr := fmt.Sprint("127.0.0.1:", imap)
 	waitPort(ts, addr)
+	sep := "/"
+	if slices.Contains(args, "unixhierarchysep: no") {
+		sep = "."
+	}
 	conn, err := net.Dial("tcp", addr)
 	ts.Check(err)
 	defer conn.Close()
 	ts.Check(dialogue(conn, `~ \* OK .*
 > a login cyrus secret
 ~ a OK .*
-> b create user/u0
+> b create user`+sep+`u0
 ~ b OK .*
+> c create user`+sep+`u1
+~ c OK .*
+> d create user`+sep+`u2
+~ d OK .*
 `))
 	ts.Setenv("CYRUS_IMAP", strconv.Itoa(imap))
 	ts.Setenv("CYRUS_LMTP", strconv.Itoa(lmtp))
