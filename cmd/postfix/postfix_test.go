@@ -129,7 +129,7 @@ func TestLife(t *testing.T) {
 	want(t, dir, 0, fmt.Sprintf("the Postfix mail system is running: PID: %d", pid), "status")
 	want(t, dir, 1, "fatal: the Postfix mail system is already running", "start")
 	want(t, dir, 0, "refreshing the Postfix mail system", "reload")
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if log, _ := os.ReadFile(dir + "/log/mail.log"); strings.Contains(string(log), "reload -- ") {
 			break
 		}
@@ -218,7 +218,7 @@ func TestStartFg(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill() }()
-	for end := time.Now().Add(8 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		b, _ := os.ReadFile(dir + "/out")
 		if strings.Contains(string(b), "daemon started") {
 			break

@@ -78,13 +78,13 @@ func TestSpawn(t *testing.T) {
 			t.Errorf("log:\n%s", log)
 		}
 	}()
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		c, err := ipc.Dial(context.Background(), filepath.Join(dir, "spool/private/policy"))
 		if err != nil {
 			continue
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(8 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 		fmt.Fprintln(c, "hello")
 		got, err := io.ReadAll(c)
 		if want := "hello " + string(uid); err != nil || string(got) != want {

@@ -60,7 +60,7 @@ func TestTimeLimit(t *testing.T) {
 	if got != "5.3.0" || errText(err) != `Command time limit exceeded: "/bin/sh". Command output: waiting ` {
 		t.Errorf("%s %v", got, err)
 	}
-	if d := time.Since(began); d > 3*time.Second {
+	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("children outlived the limit: %v", d)
 	}
 }

@@ -25,14 +25,14 @@ func TestIdle(t *testing.T) {
 	if out := a.cmd("IDLE"); out[0] != "+ idling" {
 		t.Fatal(out)
 	}
-	start := time.Now()
+	start := time.Now() // without a notice, the poll of all 15 s would find it
 	b.ok("APPEND INBOX " + literal("Subject: new~~x~"))
 	for _, want := range []string{"* 1 EXISTS", "* 1 RECENT"} {
 		if got := a.line(); got != want {
 			t.Fatalf("%s, want %s", got, want)
 		}
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("told after %v", took)
 	}
 	b.ok("SELECT INBOX")
@@ -125,7 +125,7 @@ func (h *house) logged(part string) string {
 				l, _, _ = strings.Cut(l, "mail.test-")
 				return l
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			return "nothing"
 		}
 	}
@@ -180,7 +180,7 @@ func TestHostile(t *testing.T) {
 		k := h.dial()
 		go k.conn.Write([]byte(in + "z LOGOUT\r\n"))
 		for {
-			_ = k.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_ = k.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			l, err := k.r.ReadString('\n')
 			if e, ok := err.(net.Error); ok && e.Timeout() {
 				t.Errorf("%.20q: no answer", in)

@@ -208,7 +208,7 @@ func TestTrigger(t *testing.T) {
 	if err := Trigger(ctx, fifo.Addr, []byte("F")); err != nil {
 		t.Fatal(err)
 	}
-	_ = f.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = f.SetReadDeadline(time.Now().Add(30 * time.Second))
 	b := make([]byte, 8)
 	if n, err := f.Read(b); err != nil || string(b[:n]) != "F" {
 		t.Errorf("%q %v", b[:n], err)

@@ -72,7 +72,7 @@ func TestSocketAndFallback(t *testing.T) {
 	}
 	time.Sleep(120 * time.Millisecond) // it doesn't ask for each line
 	_ = s.Log(time.Now(), Info, "a", 1, "there now")
-	_ = postlogd.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = postlogd.SetReadDeadline(time.Now().Add(30 * time.Second))
 	b := make([]byte, 1000)
 	n, err := postlogd.Read(b)
 	if err != nil || !strings.HasSuffix(string(b[:n]), " a[1]: there now") {
@@ -95,7 +95,7 @@ func TestSyslogRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		return c
 	}
 	next := func(c *net.UnixConn) string {

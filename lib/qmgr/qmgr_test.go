@@ -199,7 +199,7 @@ func (h *house) start() (stop func()) {
 			if err != nil {
 				h.t.Error(err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			h.t.Error("Run did not end")
 		}
 	})
@@ -210,7 +210,7 @@ func (h *house) start() (stop func()) {
 // wait waits until a line of the log holds part.
 func (h *house) wait(part string) string {
 	h.t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if l := h.log.find(part); l != "" {
 			return l
 		}
@@ -273,7 +273,7 @@ func TestDefer(t *testing.T) {
 	h.wait("sender non-delivery notification: ")
 	h.wait("status=deferred (host mx[192.0.2.1] said: 450 4.2.2 full (in reply to RCPT TO command))")
 	h.wait("to=<a@x.test>") // the notice arrived
-	for end := time.Now().Add(5 * time.Second); h.where(id) != "deferred" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(id) != "deferred" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	st, err := h.q.Stat(queue.Deferred, id)
@@ -321,7 +321,7 @@ func TestExpiry(t *testing.T) {
 		t.Error(l)
 	}
 	h.m.Trigger('A') // flush: try again
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && h.where(next) != "deferred"; {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && h.where(next) != "deferred"; {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -449,11 +449,11 @@ func TestPanicDefers(t *testing.T) {
 	id := h.post("a@x.test", "b@far.test")
 	h.m.Notice(id)
 	h.wait("status=deferred (internal error)")
-	for end := time.Now().Add(5 * time.Second); h.where(id) != "deferred" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(id) != "deferred" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	h.advance(time.Hour)
-	for end := time.Now().Add(5 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
 		h.m.Trigger('D') // a scan passes over a message that is not quite done with
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -539,7 +539,7 @@ func TestSoftBounce(t *testing.T) {
 	id := h.post("a@x.test", "b@far.test")
 	h.m.Notice(id)
 	h.wait("dsn=4.1.1, status=SOFTBOUNCE (no such user)")
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && h.where(id) != "deferred"; {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && h.where(id) != "deferred"; {
 		time.Sleep(time.Millisecond)
 	}
 	if h.where(id) != "deferred" {
@@ -557,12 +557,12 @@ func TestDiedTwice(t *testing.T) {
 	h.m.Notice(bad)
 	h.m.Notice(good)
 	h.wait(good + ": removed")
-	for end := time.Now().Add(5 * time.Second); h.where(bad) != "deferred" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(bad) != "deferred" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	h.m.TryNow(bad)
 	h.wait(bad + ": placed on hold")
-	for end := time.Now().Add(5 * time.Second); h.where(bad) != "hold" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(bad) != "hold" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if h.where(bad) != "hold" {
@@ -592,7 +592,7 @@ func TestEndDies(t *testing.T) {
 	id := h.post("a@x.test", "b@far.test")
 	h.m.Notice(id)
 	h.wait(id + ": placed on hold")
-	for end := time.Now().Add(5 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); h.where(id) != "hold" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if h.where(id) != "hold" {
@@ -614,7 +614,7 @@ func TestFlushSite(t *testing.T) {
 	}
 	deferred := func(id string) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); h.where(id) != "deferred"; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); h.where(id) != "deferred"; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s is in %q", id, h.where(id))
 			}

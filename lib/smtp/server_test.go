@@ -105,7 +105,7 @@ func talk(t testing.TB, srv *Server, sess *testSession, input string) string {
 		_, _ = io.WriteString(a, input)
 		_, _ = io.WriteString(a, "QUIT\r\n")
 	}()
-	_ = a.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = a.SetReadDeadline(time.Now().Add(30 * time.Second))
 	out, err := io.ReadAll(a)
 	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("reading: %v", err)
@@ -293,7 +293,7 @@ func talkInPieces(t testing.TB, srv *Server, sess *testSession, input string, si
 			in = in[n:]
 		}
 	}()
-	_ = a.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = a.SetReadDeadline(time.Now().Add(30 * time.Second))
 	out, _ := io.ReadAll(a)
 	a.Close()
 	<-done

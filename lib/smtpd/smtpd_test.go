@@ -174,7 +174,7 @@ func (h *house) talk(lines ...string) string {
 		New(h.c).Serve(context.Background(), clientConn{b, h.client}, log, false)
 	}()
 	go func() { _, _ = io.WriteString(a, strings.Join(lines, "\r\n")+"\r\n") }()
-	_ = a.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = a.SetReadDeadline(time.Now().Add(30 * time.Second))
 	out, err := io.ReadAll(a)
 	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		h.t.Errorf("%v", err)

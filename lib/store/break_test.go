@@ -206,10 +206,14 @@ func TestRenamedHierarchy(t *testing.T) {
 func TestSyncInTime(t *testing.T) {
 	f := newFixture(t)
 	const boxes = 200
-	synced := new(atomic.Int32)
+	var synced, now, most atomic.Int32
 	f.Store.conf.Fault = func(s string) error {
 		if s == "index sync" {
+			n := now.Add(1)
+			for m := most.Load(); m < n && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
 			time.Sleep(15 * time.Millisecond)
+			now.Add(-1)
 			synced.Add(1)
 		}
 		return nil
@@ -223,10 +227,9 @@ func TestSyncInTime(t *testing.T) {
 		m.Close()
 	}
 	f.now.Add(int64(syncAfter))
-	start := time.Now()
 	f.SyncIndexes(bg)
-	if d := time.Since(start); d > time.Second-syncAfter-tickEvery+time.Second {
-		t.Errorf("%d mailboxes took %v", boxes, d)
+	if most.Load() < manySyncs/2 {
+		t.Errorf("%d mailboxes were synced %d at a time", boxes, most.Load())
 	}
 	equal(t, "synced", synced.Load(), boxes)
 	f.SyncIndexes(bg)
@@ -339,7 +342,7 @@ func TestListIsQuick(t *testing.T) {
 	must(t, f.list.change(bg, func(tx *sql.Tx) error {
 		return put(bg, tx, &Entry{Name: "user.u9", ID: newID(), Partition: "default", UIDValidity: 1, ACL: ACL{{"u7", RightLookup}}})
 	}))
-	start := time.Now()
+	start := cpuTime(t)
 	const rounds = 100
 	n := 0
 	for range rounds {
@@ -351,7 +354,7 @@ func TestListIsQuick(t *testing.T) {
 		}
 	}
 	equal(t, "entries", n, 3*rounds)
-	if d := time.Since(start) / rounds; d > 20*time.Millisecond {
+	if d := (cpuTime(t) - start) / rounds; d > 20*time.Millisecond {
 		t.Errorf("a LIST takes %v", d)
 	} else {
 		t.Logf("a LIST takes %v", d)
@@ -441,4 +444,11 @@ func TestSyncCounts(t *testing.T) {
 	count = 0
 	f.pass(time.Second)
 	equal(t, "syncs afterwards", count, 0)
+}
+
+// cpuTime is the processor time that this process has used.
+func cpuTime(t *testing.T) time.Duration {
+	var u unix.Rusage
+	must(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

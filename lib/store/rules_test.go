@@ -344,7 +344,7 @@ func TestNotices(t *testing.T) {
 	other.append(om, letter(1))
 	select {
 	case <-w.Ready():
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("no notice")
 	}
 	n := w.Take()
