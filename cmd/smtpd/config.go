@@ -233,7 +233,7 @@ func (r *reader) localClients(own []netip.Addr, mynetworks func(string, netip.Ad
 		}
 	}
 	return func(a netip.Addr) bool {
-		return interfaces && (a.IsLoopback() || slices.Contains(own, a)) || networks && mynetworks("unknown", a)
+		return interfaces && slices.Contains(own, a) || networks && mynetworks("unknown", a)
 	}
 }
 
@@ -298,7 +298,7 @@ func (r *reader) auth(c *smtpd.Config) {
 	}
 	c.Auth = db
 	c.AuthList = strings.Fields(strings.ToUpper(strings.ReplaceAll(values["mech_list"], ",", " ")))
-	c.AuthTLSOnly = conf.Bool("smtpd_tls_auth_only")
+	c.AuthTLSOnly = conf.Bool("smtpd_tls_auth_only") || c.Server.TLSRequired
 	c.AuthHeader = conf.Bool("smtpd_sasl_authenticated_header")
 	c.AuthCleartext = !slices.Contains(conf.List("smtpd_sasl_security_options"), "noplaintext")
 	exempt := r.hosts("smtpd_sasl_exceptions_networks")

@@ -33,6 +33,9 @@ func (c *Conn) badBdat(args string) bool {
 // doBdat takes a message in chunks. The Session reads all of them in one go:
 // the following BDAT commands are read by nextChunk while it waits for more.
 func (c *Conn) doBdat(args string) bool {
+	if c.Discarded("chunking") {
+		return c.fail(Reply{521, "5.5.1", "Error: command not implemented"})
+	}
 	n, last, ok := parseBdat(args)
 	if !ok {
 		return c.badBdat(args)
@@ -60,6 +63,7 @@ func (c *Conn) doBdat(args string) bool {
 		c.body = body{}
 		c.sess.Reset()
 		c.bdat = bdatFailed
+		c.counts[bdatVerb].ok-- // its chunks were counted one by one
 		return true
 	}
 	if c.body.err != nil && c.err != nil || c.body.drain() != nil {
@@ -117,6 +121,7 @@ func (c *Conn) skipChunk(n int64, last bool, r Reply) bool {
 // nextChunk answers for the chunk that was read and goes on with the dialogue
 // until the next one.
 func (c *Conn) nextChunk(b *body) error {
+	c.counts[bdatVerb].ok++
 	c.reply(Reply{250, "2.0.0", "Ok: " + strconv.FormatInt(b.taken, 10) + " bytes"})
 	c.shrink()
 	limit := min(orInt(c.srv.LineLimit, 2048), bigBuffer/2)
@@ -146,7 +151,6 @@ func (c *Conn) nextChunk(b *body) error {
 			if c.chunkTooBig(b.size, n) {
 				return errTooBig()
 			}
-			c.counts[v].ok++
 			return nil
 		case "RSET", "QUIT", "HELO", "EHLO", "LHLO", "STARTTLS":
 			c.pending = bytes.Clone(line)

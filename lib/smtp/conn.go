@@ -170,13 +170,13 @@ func (c *wire) output() *[]byte {
 }
 
 // readLine returns one command line without its end, which is LF or CRLF. It is
-// valid until the next read. Of a longer line than limit only the begin is
-// returned, and the rest is thrown away.
+// valid until the next read. Of a longer line than limit (with a CR
+// at its end) only the begin is returned, and the rest is thrown away.
 func (c *wire) readLine(limit int) (line []byte, bare, long bool, err error) {
 	c.shrink()
 	for scanned := 0; ; {
 		b := c.buffered()
-		if i := bytes.IndexByte(b[scanned:], '\n'); i >= 0 && scanned+i <= limit+1 {
+		if i := bytes.IndexByte(b[scanned:], '\n'); i >= 0 && scanned+i <= limit {
 			line = b[:scanned+i]
 			c.r += scanned + i + 1
 			if n := len(line); n > 0 && line[n-1] == '\r' {
@@ -184,7 +184,7 @@ func (c *wire) readLine(limit int) (line []byte, bare, long bool, err error) {
 			}
 			return line, true, false, nil
 		}
-		if len(b) > limit+1 {
+		if len(b) > limit {
 			line = bytes.Clone(b[:limit])
 			return line, false, true, c.skipLine()
 		}

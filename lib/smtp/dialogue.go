@@ -139,6 +139,9 @@ func (c *Conn) do(line []byte) bool {
 		return c.fail(Reply{500, "5.5.2", "Error: bad UTF-8 syntax"})
 	}
 	v := c.verb(line[:n])
+	if name := verbs[v]; c.srv.LMTP && (name == "HELO" || name == "EHLO") || !c.srv.LMTP && name == "LHLO" {
+		v = unknownVerb
+	}
 	args := string(bytes.Trim(line[n:], " \t"))
 	if v == unknownVerb {
 		return c.unknown(string(line[:n]), args, line)
@@ -374,9 +377,6 @@ func (c *Conn) reset() {
 }
 
 func (c *Conn) doHelo(verb, args string) bool {
-	if c.srv.LMTP != (verb == "LHLO") {
-		return c.fail(Reply{500, "5.5.2", "Error: command not recognized"})
-	}
 	if args == "" {
 		return c.fail(Reply{501, "", "Syntax: " + verb + " hostname"})
 	}
@@ -388,7 +388,9 @@ func (c *Conn) doHelo(verb, args string) bool {
 		c.helo = ""
 		return c.fail(r)
 	}
-	c.extended = verb != "HELO"
+	if c.extended = verb != "HELO"; c.extended {
+		c.tellDiscarded()
+	}
 	switch {
 	case r.Code != 0:
 	case verb == "HELO":
@@ -398,6 +400,28 @@ func (c *Conn) doHelo(verb, args string) bool {
 	}
 	c.reply(r)
 	return true
+}
+
+// ehloWords are what smtpd_discard_ehlo_keywords may hold, in the order and with
+// the names of Postfix' log.
+var ehloWords = [...]string{"8BITMIME", "AUTH", "ETRN", "PIPELINING", "SIZE", "VRFY", "XCLIENT", "XFORWARD", "STARTTLS",
+	"ENHANCEDSTATUSCODES", "DSN", "EHLO_MASK_SMTPUTF8", "CHUNKING"}
+
+// tellDiscarded names in the log what is not offered, unless that was asked to be
+// silent.
+func (c *Conn) tellDiscarded() {
+	if c.Discarded("silent-discard") {
+		return
+	}
+	var gone []string
+	for _, w := range ehloWords {
+		if c.Discarded(strings.ToLower(strings.TrimPrefix(w, "EHLO_MASK_"))) {
+			gone = append(gone, w)
+		}
+	}
+	if len(gone) > 0 {
+		c.odd(OddDiscarded, "EHLO", strings.Join(gone, " "))
+	}
 }
 
 // collapse puts one blank between words.
@@ -484,15 +508,19 @@ func (c *Conn) doMail(args string) bool {
 		return c.fail(Reply{503, "5.5.1", "Error: MAIL after BDAT"})
 	}
 	path, params, ok := cutArg(args, "FROM:")
-	if !ok {
+	if path == "" {
 		return c.fail(Reply{501, "5.5.4", "Syntax: MAIL FROM:<address>"})
 	}
 	m := Mail{Raw: path}
-	if m.From, ok = parsePath(path, c.srv.StrictRFC821); !ok {
-		c.odd(OddAddress, "MAIL", path)
+	if ok {
+		if m.From, ok = parsePath(path, c.srv.StrictRFC821); !ok {
+			c.odd(OddAddress, "MAIL", path)
+		}
+	}
+	if !ok {
 		return c.fail(Reply{501, "5.1.7", "Bad sender address syntax"})
 	}
-	if bad := parseMail(&m, params, !c.srv.NoSMTPUTF8); bad.Code != 0 {
+	if bad := parseMail(&m, params, c.allowed()); bad.Code != 0 {
 		return c.fail(bad)
 	}
 	if c.srv.Size > 0 && m.Size > c.srv.Size {
@@ -505,13 +533,18 @@ func (c *Conn) doMail(args string) bool {
 	return c.ok(r, "250", "2.1.0", "Ok")
 }
 
-// cutArg finds path and parameters behind FROM: or TO:.
+// cutArg finds path and parameters behind FROM: or TO:. The path is "" if there
+// is none, and not ok if it has no end.
 func cutArg(args, word string) (path, params string, ok bool) {
 	if len(args) < len(word) || !strings.EqualFold(args[:len(word)], word) {
 		return "", "", false
 	}
-	path, params = cutPath(strings.TrimLeft(args[len(word):], " \t"))
-	return path, params, path != ""
+	return cutPath(strings.TrimLeft(args[len(word):], " \t"))
+}
+
+// allowed are the extensions that a client may use here.
+func (c *Conn) allowed() allowed {
+	return allowed{DSN: !c.Discarded("dsn"), UTF8: !c.srv.NoSMTPUTF8 && !c.Discarded("smtputf8")}
 }
 
 func (c *Conn) doRcpt(args string) bool {
@@ -522,15 +555,20 @@ func (c *Conn) doRcpt(args string) bool {
 		return c.fail(Reply{503, "5.5.1", "Error: RCPT after BDAT"})
 	}
 	path, params, ok := cutArg(args, "TO:")
-	if !ok {
+	if path == "" {
 		return c.fail(Reply{501, "5.5.4", "Syntax: RCPT TO:<address>"})
 	}
 	rcpt := Rcpt{Raw: path}
-	if rcpt.To, ok = parsePath(path, c.srv.StrictRFC821); !ok || rcpt.To.IsNull() {
-		c.odd(OddAddress, "RCPT", path)
+	if ok {
+		if rcpt.To, ok = parsePath(path, c.srv.StrictRFC821); !ok || rcpt.To.IsNull() {
+			c.odd(OddAddress, "RCPT", path)
+			ok = false
+		}
+	}
+	if !ok {
 		return c.fail(Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
-	if bad, notify := parseRcpt(&rcpt, params, c.srv.LMTP); bad.Code != 0 {
+	if bad, notify := parseRcpt(&rcpt, params, c.srv.LMTP, c.allowed()); bad.Code != 0 {
 		if notify != "" {
 			c.odd(OddNotify, "RCPT", notify)
 		}
@@ -632,6 +670,9 @@ func (c *Conn) doVrfy(args string) bool {
 			suffix = " [SMTPUTF8]"
 		}
 		return c.fail(Reply{501, "5.5.4", "Syntax: VRFY address" + suffix})
+	}
+	if path, params, ok := cutPath(args); ok && upper(params) == "SMTPUTF8" && c.allowed().UTF8 {
+		args = path // RFC 6531, 3.7.4.2
 	}
 	a, good := parsePath(args, false)
 	if !good || a.IsNull() {

@@ -15,7 +15,7 @@ func FuzzPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		path, params := cutPath(s)
+		path, params, _ := cutPath(s)
 		if len(path)+len(params) > len(s) {
 			t.Fatal("longer than it was")
 		}
@@ -40,12 +40,12 @@ func FuzzParams(f *testing.F) {
 	f.Add("NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b")
 	f.Fuzz(func(t *testing.T, s string) {
 		var m Mail
-		parseMail(&m, s, true)
+		parseMail(&m, s, allowed{true, true})
 		if m.Size < 0 {
 			t.Fatal("negative size")
 		}
 		var r Rcpt
-		parseRcpt(&r, s, true)
+		parseRcpt(&r, s, true, allowed{true, true})
 		if v, ok := Unxtext(xtext(m.EnvID)); !ok || v != m.EnvID {
 			t.Fatalf("%q", m.EnvID)
 		}

@@ -15,8 +15,8 @@ import (
 const maxParams = 32
 
 // cutPath parts a path (with its brackets, if any) from the parameters that
-// follow. Blanks inside <> or quotes belong to the path.
-func cutPath(s string) (path, params string) {
+// follow. Blanks inside <> or quotes belong to the path. An address that opens a bracket or a quote and never shuts it is none.
+func cutPath(s string) (path, params string, ok bool) {
 	quoted, angle := false, 0
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -30,15 +30,16 @@ func cutPath(s string) (path, params string) {
 		case c == '>':
 			angle--
 		case (c == ' ' || c == '\t') && angle <= 0:
-			return s[:i], strings.TrimLeft(s[i:], " \t")
+			return s[:i], strings.TrimLeft(s[i:], " \t"), true
 		}
 	}
-	return s, ""
+	return s, "", !quoted && angle <= 0
 }
 
 // parsePath reads what stands behind FROM: or TO:. Outside of strict mode the
-// brackets may be missing. RFC 5321, 4.1.2; blanks at the borders, comments and
-// odd dots in the local part are let through as smtpd(8) does.
+// brackets may be missing, doubled, or stand behind a name, and there may be
+// comments. RFC 5321, 4.1.2; blanks at the borders, odd dots in the local part and
+// an empty one are let through as smtpd(8) does.
 func parsePath(path string, strict bool) (address.Address, bool) {
 	var none address.Address
 	if path == "" {
@@ -52,14 +53,31 @@ func parsePath(path string, strict bool) (address.Address, bool) {
 	} else if strict {
 		return none, false
 	}
+	if strict && strings.IndexByte(path, '(') >= 0 {
+		return none, false
+	}
+	if !strict {
+		path = innermost(path)
+	}
 	if strings.HasPrefix(path, "@") { // source route, dropped: RFC 5321, appendix C
-		i := strings.IndexByte(path, ':')
-		if i < 0 {
-			return none, false
+		if i := strings.IndexByte(path, ':'); i >= 0 {
+			path = path[i+1:]
 		}
+	}
+	a, ok := parseMailbox(path)
+	return a, ok && (!strict || a.Local != "" || a.Domain == "")
+}
+
+// innermost takes the address out of "Joe <joe@here>", "<joe@here>" and
+// "joe@here>", which some programs send.
+func innermost(path string) string {
+	if strings.IndexByte(path, '"') >= 0 {
+		return path
+	}
+	if i := strings.LastIndexByte(path, '<'); i >= 0 {
 		path = path[i+1:]
 	}
-	return parseMailbox(path)
+	return strings.TrimRight(path, ">")
 }
 
 // parseMailbox reads local@domain into internal form.
@@ -73,7 +91,7 @@ func parseMailbox(s string) (address.Address, bool) {
 		case c == ' ':
 			gap = true
 			continue
-		case c < ' ' || c == 0x7f || strings.IndexByte("<>,;:)]", c) >= 0:
+		case c < ' ' || c == 0x7f || strings.IndexByte("<>,;)]", c) >= 0 || c == ':' && at >= 0:
 			return none, false
 		case c == '(':
 			j := strings.IndexByte(s[i:], ')')
@@ -92,11 +110,14 @@ func parseMailbox(s string) (address.Address, bool) {
 		gap = false
 		switch c {
 		case '"':
-			j, ok := unquote(&out, s[i+1:])
-			if !ok {
+			// A quoted word stands alone, or between dots.
+			if n := len(out); at >= 0 || n > 0 && out[n-1] != '.' {
 				return none, false
 			}
-			i += j
+			j, ok := unquote(&out, s[i+1:])
+			if i += j; !ok || i+1 < len(s) && strings.IndexByte(" .@(", s[i+1]) < 0 {
+				return none, false
+			}
 		case '\\':
 			if i++; i == len(s) || s[i] < ' ' || s[i] == 0x7f {
 				return none, false
@@ -201,10 +222,16 @@ func ValidHostname(h string) bool {
 	return !numeric
 }
 
+// allowed are the extensions that smtpd_discard_ehlo_keywords and smtputf8_enable
+// left.
+type allowed struct{ DSN, UTF8 bool }
+
+var noDSN = Reply{501, "5.7.1", "DSN support is disabled"}
+
 // parseMail reads the parameters of MAIL. bad is the reply's status and text
 // where they are wrong.
-func parseMail(m *Mail, params string, utf8ok bool) (bad Reply) {
-	n := 0
+func parseMail(m *Mail, params string, allow allowed) (bad Reply) {
+	n, auth := 0, false
 	for params != "" {
 		var arg string
 		arg, params = cutWord(params)
@@ -232,23 +259,39 @@ func parseMail(m *Mail, params string, utf8ok bool) (bad Reply) {
 				continue
 			}
 		case "RET":
-			if v := upper(value); v == "FULL" || v == "HDRS" {
+			if !has {
+				break
+			}
+			if !allow.DSN {
+				return noDSN
+			}
+			if v := upper(value); m.Ret == "" && (v == "FULL" || v == "HDRS") {
 				m.Ret = v
 				continue
 			}
 			return Reply{501, "5.5.4", "Bad RET parameter syntax"}
 		case "ENVID":
+			if !has {
+				break
+			}
+			if !allow.DSN {
+				return noDSN
+			}
 			v, ok := Unxtext(value)
-			if !ok || v == "" || len(value) > 100 {
+			if !ok || v == "" || m.EnvID != "" {
 				return Reply{501, "5.5.4", "Bad ENVID parameter syntax"}
 			}
 			m.EnvID = v
 			continue
 		case "AUTH":
+			if !has || auth {
+				break
+			}
+			auth = true
 			m.Auth, _ = Unxtext(value)
 			continue
 		case "SMTPUTF8":
-			if !has && utf8ok {
+			if !has && allow.UTF8 {
 				m.SMTPUTF8 = true
 				continue
 			}
@@ -264,26 +307,39 @@ func isRange(err error) bool {
 }
 
 // parseRcpt reads the parameters of RCPT.
-func parseRcpt(r *Rcpt, params string, lmtp bool) (bad Reply, notify string) {
+func parseRcpt(r *Rcpt, params string, lmtp bool, allow allowed) (bad Reply, notify string) {
 	n := 0
 	for params != "" {
 		var arg string
 		arg, params = cutWord(params)
-		name, value, _ := strings.Cut(arg, "=")
+		name, value, has := strings.Cut(arg, "=")
 		if n++; n > maxParams {
 			return Reply{555, "5.5.4", "Unsupported option: " + arg}, ""
 		}
 		switch upper(name) {
 		case "NOTIFY":
-			var ok bool
-			if r.Notify, ok = parseNotify(value); !ok || r.Notify == 0 {
-				return Reply{501, "5.5.4", "Error: Bad NOTIFY parameter syntax"}, value
+			if !has {
+				break
 			}
+			if !allow.DSN {
+				return noDSN, ""
+			}
+			flags, ok, unknown := parseNotify(value)
+			if !ok || flags == 0 || r.Notify != 0 {
+				return Reply{501, "5.5.4", "Error: Bad NOTIFY parameter syntax"}, unknown
+			}
+			r.Notify = flags
 			continue
 		case "ORCPT":
+			if !has {
+				break
+			}
+			if !allow.DSN {
+				return noDSN, ""
+			}
 			kind, addr, ok := strings.Cut(value, ";")
 			addr, fine := Unxtext(addr)
-			if !ok || !fine || kind == "" || addr == "" || len(value) > 500 {
+			if !ok || !fine || kind == "" || r.ORCPT != "" {
 				return Reply{501, "5.5.4", "Error: Bad ORCPT parameter syntax"}, ""
 			}
 			r.ORCPT = kind + ";" + addr
@@ -299,8 +355,9 @@ func parseRcpt(r *Rcpt, params string, lmtp bool) (bad Reply, notify string) {
 	return Reply{}, ""
 }
 
-// parseNotify is RFC 3461, 4.1: NEVER stands alone.
-func parseNotify(value string) (n agent.Notify, ok bool) {
+// parseNotify is RFC 3461, 4.1: NEVER stands alone. unknown is a word that it
+// does not know, for the log.
+func parseNotify(value string) (n agent.Notify, ok bool, unknown string) {
 	for word := range strings.SplitSeq(value, ",") {
 		switch upper(word) {
 		case "NEVER":
@@ -312,10 +369,10 @@ func parseNotify(value string) (n agent.Notify, ok bool) {
 		case "DELAY":
 			n |= agent.NotifyDelay
 		default:
-			return 0, false
+			return 0, false, word
 		}
 	}
-	return n, n&agent.NotifyNever == 0 || n == agent.NotifyNever
+	return n, n&agent.NotifyNever == 0 || n == agent.NotifyNever, ""
 }
 
 // Unxtext is RFC 3461, 4: "+2B" for "+".

@@ -167,7 +167,10 @@ func (c *Conn) Discarded(keyword string) bool {
 var verbs = [...]string{"HELO", "EHLO", "LHLO", "XCLIENT", "XFORWARD", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT",
 	"RSET", "NOOP", "VRFY", "ETRN", "QUIT", "UNKNOWN"}
 
-const unknownVerb = len(verbs) - 1
+const (
+	unknownVerb = len(verbs) - 1
+	bdatVerb    = 10
+)
 
 // Counts are the commands seen, for the line at disconnect:
 // " ehlo=1 mail=1 rcpt=0/1 quit=1 commands=3/4".
@@ -179,7 +182,7 @@ func (c *Conn) Counts() string {
 		out = append(out, name...)
 		out = append(out, '=')
 		out = strconv.AppendInt(out, int64(ok), 10)
-		if ok != all {
+		if ok != all || all == 0 {
 			out = append(out, '/')
 			out = strconv.AppendInt(out, int64(all), 10)
 		}

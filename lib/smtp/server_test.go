@@ -204,8 +204,7 @@ func TestDialogue(t *testing.T) {
 	}
 }
 
-// Paths as Postfix 3.7.11 takes and refuses them. Those marked odd it takes,
-// and we don't: they name nobody.
+// Paths as Postfix 3.7.11 takes and refuses them.
 func TestPath(t *testing.T) {
 	for in, want := range map[string]string{
 		"<a@b@c.test>": "a@b@c.test", "<a..b@c.test>": "a..b@c.test", "<.a@c.test>": ".a@c.test",
@@ -218,7 +217,8 @@ func TestPath(t *testing.T) {
 		"< a@b.test >": "a@b.test", "<a @b.test>": "a@b.test", "<a@-b.test>": "!", "<>": "", "a@b.test": "a@b.test",
 		"<a@b.test": "!", `<"">`: "", `<""@c.test>`: "@c.test", "<a\tb@c.test>": "!",
 		"<@x.test,@y.test:c@d.test>": "c@d.test", "<a@" + strings.Repeat("x", 70) + ".test>": "!",
-		"a@b.test>": "!", "<<a@b.test>>": "!", "<@b.test>": "!", "<a:b@c.test>": "!", // odd
+		"a@b.test>": "a@b.test", "<<a@b.test>>": "a@b.test", "<Joe <a@b.test>>": "a@b.test", "<@b.test>": "@b.test",
+		"<a:b@c.test>": "a:b@c.test", `<"a"b@c.test>`: "!", `<a"b"@c.test>`: "!", `<"a"."b"@c.test>`: "a.b@c.test", `<a@"b".test>`: "!",
 	} {
 		a, ok := parsePath(in, false)
 		got := a.String()
@@ -232,8 +232,47 @@ func TestPath(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
 	}
-	if _, ok := parsePath("a@b.test", true); ok {
-		t.Error("strict: a path without brackets was taken")
+	for _, in := range []string{"a@b.test", "<(x)a@b.test>", "<<a@b.test>>", `<""@b.test>`} {
+		if _, ok := parsePath(in, true); ok {
+			t.Errorf("strict: %s was taken", in)
+		}
+	}
+}
+
+// Parameters as Postfix 3.7.11 takes and refuses them: not twice, and not without
+// their value. What stands for itself has no value.
+func TestParameters(t *testing.T) {
+	all := allowed{DSN: true, UTF8: true}
+	unsupported := func(arg string) Reply { return Reply{555, "5.5.4", "Unsupported option: " + arg} }
+	badRet, badID := Reply{501, "5.5.4", "Bad RET parameter syntax"}, Reply{501, "5.5.4", "Bad ENVID parameter syntax"}
+	for in, want := range map[string]Reply{
+		"RET=FULL": {}, "RET=FULL RET=HDRS": badRet, "RET=": badRet, "RET": unsupported("RET"),
+		"ENVID=a ENVID=b": badID, "ENVID=": badID, "ENVID=+xx": badID, "ENVID": unsupported("ENVID"),
+		"ENVID=" + strings.Repeat("x", 101): {}, "AUTH=<>": {}, "AUTH": unsupported("AUTH"), "SIZE": unsupported("SIZE"),
+		"SMTPUTF8": {}, "SMTPUTF8=1": unsupported("SMTPUTF8=1"), "BODY=BINARYMIME": unsupported("BODY=BINARYMIME"),
+	} {
+		if got := parseMail(&Mail{}, in, all); got != want {
+			t.Errorf("MAIL %.20s: %v, want %v", in, got, want)
+		}
+	}
+	badNotify, badORCPT := Reply{501, "5.5.4", "Error: Bad NOTIFY parameter syntax"}, Reply{501, "5.5.4", "Error: Bad ORCPT parameter syntax"}
+	for in, want := range map[string]Reply{
+		"NOTIFY=SUCCESS,DELAY": {}, "NOTIFY=NEVER NOTIFY=DELAY": badNotify, "NOTIFY=NEVER,DELAY": badNotify, "NOTIFY": unsupported("NOTIFY"),
+		"ORCPT=rfc822;a": {}, "ORCPT=rfc822;": {}, "ORCPT=;a": badORCPT, "ORCPT=rfc822;a ORCPT=rfc822;b": badORCPT, "ORCPT": unsupported("ORCPT"),
+	} {
+		if got, _ := parseRcpt(&Rcpt{}, in, false, all); got != want {
+			t.Errorf("RCPT %s: %v, want %v", in, got, want)
+		}
+	}
+	for _, in := range []string{"RET=FULL", "ENVID=x"} {
+		if got := parseMail(&Mail{}, in, allowed{}); got != noDSN {
+			t.Errorf("MAIL %s without DSN: %v", in, got)
+		}
+	}
+	for _, in := range []string{"NOTIFY=NEVER", "ORCPT=rfc822;a"} {
+		if got, _ := parseRcpt(&Rcpt{}, in, false, allowed{}); got != noDSN {
+			t.Errorf("RCPT %s without DSN: %v", in, got)
+		}
 	}
 }
 

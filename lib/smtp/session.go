@@ -132,5 +132,6 @@ const (
 	OddPipelining                // a client that does not await its turn; text is what came
 	OddBareNewline               // bare <LF> received, and forbidden
 	OddNewlineNote               // bare <LF> received, to be noted
+	OddDiscarded                 // smtpd_discard_ehlo_keywords; text is the list
 	OddTooLarge                  // SIZE= over the limit; text is the answer, "; " and the sender
 )

@@ -22,11 +22,11 @@ func (s *session) whatsUp(what, verb, text string) {
 	var b strings.Builder
 	b.WriteString(s.queueID() + ": " + what + ": " + verb + " from " + s.peer.id() + ": " + text + ";")
 	if s.sender != nil {
-		b.WriteString(" from=<" + s.sender.String() + ">")
+		b.WriteString(" from=<" + external(*s.sender) + ">")
 	}
 	switch {
 	case s.rcpt != nil:
-		b.WriteString(" to=<" + s.rcpt.String() + ">")
+		b.WriteString(" to=<" + external(*s.rcpt) + ">")
 	case s.rcpts > 0:
 		b.WriteString(" to=<" + s.only + ">")
 	}
@@ -35,6 +35,14 @@ func (s *session) whatsUp(what, verb, text string) {
 		b.WriteString(" helo=<" + h + ">")
 	}
 	s.log.Infof("%s", b.String())
+}
+
+// external is an address as the log shows it: quoted where it has to be.
+func external(a address.Address) string {
+	if a.Local == "" && a.Domain != "" {
+		return `""@` + a.Domain
+	}
+	return maillog.Printable(a.Quoted())
 }
 
 // Odd: see smtp.Watcher.
@@ -52,7 +60,7 @@ func (s *session) Odd(what smtp.Oddity, verb, text string) {
 	case smtp.OddAddress:
 		s.log.Warnf("Illegal address syntax from %s in %s command: %.200s", id, verb, text)
 	case smtp.OddNotify:
-		s.log.Warnf("unknown DSN NOTIFY command value \"%.100s\" in \"%.100s\"", text, text)
+		s.log.Warnf("unknown DSN NOTIFY command value \"%.100s\"", text)
 	case smtp.OddChunk:
 		s.log.Warnf("%s: malformed BDAT command syntax from %s: %.100s", s.queueID(), id, text)
 	case smtp.OddChunkSize:
@@ -63,6 +71,8 @@ func (s *session) Odd(what smtp.Oddity, verb, text string) {
 		s.whatsUp("reject", verb, text)
 	case smtp.OddNewlineNote:
 		s.whatsUp("info", verb, "bare <LF> received")
+	case smtp.OddDiscarded:
+		s.log.Infof("discarding EHLO keywords: %s", text)
 	case smtp.OddTooLarge:
 		answer, from, _ := strings.Cut(text, "; ")
 		a := address.Parse(from)

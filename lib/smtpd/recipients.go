@@ -58,8 +58,8 @@ func (r *Recipients) Listed(ctx context.Context, a address.Address, recipient bo
 	if err != nil {
 		return err
 	}
-	full := r.Router.Rewrite(a)
-	if res.Class == route.Local && reserved(a.Local) {
+	full := res.Recipient // user%here@here is user@here
+	if res.Class == route.Local && reserved(full.Local) {
 		return nil
 	}
 	tables := []Table{r.RecipientCanonical, r.Canonical, r.VirtualAlias}

@@ -239,7 +239,7 @@ func TestRefusals(t *testing.T) {
 		if !strings.HasSuffix(out, "250 2.1.0 Ok\n"+want+"\n221 2.0.0 Bye\n") {
 			t.Errorf("%s: %s", in, out)
 		}
-		line := "NOQUEUE: reject: RCPT from mx.example.net[192.0.2.7]: " + want + "; from=<s@x.test> to=<" + in + "> proto=SMTP helo=<x>\n"
+		line := "NOQUEUE: reject: RCPT from mx.example.net[192.0.2.7]: " + want + "; from=<s@x.test> to=<" + address.Parse(in).Quoted() + "> proto=SMTP helo=<x>\n"
 		if refused := want[0] != '2'; strings.Contains(h.logged(), line) != refused {
 			t.Errorf("%s: %s", in, h.logged())
 		}
