@@ -16,7 +16,7 @@ BUILD = $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o
 
 # Programs that run with rights of their own (set-gid, or started as root), and the
 # one that scripts start all the time, are small binaries; all others are names of one.
-SMALL = $(filter-out angarium,$(shell grep -l '^package main' cmd/*/*.go | cut -d/ -f2 | sort -u))
+MAINS = $(shell grep -l '^package main' cmd/*/*.go | sed 's,^,./,; s,/[^/]*$$,,' | sort -u)
 
 # Packages whose goroutines share data: the race detector watches their tests.
 RACE = ./cmd/master ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./lib/queue ./lib/cleanup ./lib/maps ./lib/service ./lib/master ./lib/safefile ./lib/accounts ./lib/pop3d ./lib/lmtpd ./lib/maillog
@@ -25,15 +25,14 @@ RACE = ./cmd/master ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./
 
 all:
 	@mkdir -p $(BIN)
-	@$(BUILD) $(BIN)/angarium ./cmd/angarium
-	@for p in $(SMALL); do $(BUILD) $(BIN)/$$p ./cmd/$$p || exit 1; done
+	@$(BUILD) "$(BIN)/" $(MAINS)
 	@for n in `$(BIN)/angarium`; do ln -f $(BIN)/angarium $(BIN)/$$n || exit 1; done
 	@ln -f $(BIN)/master $(BIN)/cyrmaster
 	@ln -f $(BIN)/sendmail $(BIN)/mailq
 	@ln -f $(BIN)/sendmail $(BIN)/newaliases
 
 run: all
-	@$(BIN)/mailsetup --keep --dir $(RUN) --port-base $(PORT_BASE) --user alice:secret --user bob:secret --admin cyrus:secret --run
+	@$(BIN)/mailsetup --keep --dir "$(RUN)" --port-base "$(PORT_BASE)" --run
 
 test: vet unit race fuzz e2e
 

@@ -93,7 +93,8 @@ func cmdServer(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv(name, strconv.Itoa(base+port))
 	}
 	all := []string{"--dir", ts.Getenv("SRV"), "--port-base", strconv.Itoa(base),
-		"--user", "alice:secret", "--user", "bob:secret", "--admin", "cyrus:secret"}
+		"--user", "alice:secret", "--user", "bob:secret", "--admin", "cyrus:secret",
+		"--domain", "example.test"}
 	run(ts, "mailsetup", append(all, args...)...)
 	ts.Defer(func() { stop(ts) })
 	cmdStart(ts, false, nil)

@@ -13,9 +13,15 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"angarium/lib/cli"
+	"angarium/lib/conf/maincf"
+	"angarium/lib/conf/mastercf"
+	"angarium/lib/smtp"
+	"angarium/lib/sysuser"
 )
 
 // Main is mailsetup(8).
@@ -28,30 +34,28 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := s.claim(o)
-	if err != nil {
+	if err := s.claim(o); err != nil {
 		return err
 	}
-	if fresh && s.Private && len(s.Users) == 0 {
-		s.Users = []account{{"alice", "secret"}, {"bob", "secret"}}
-	}
-	if fresh || o.force {
-		if err := s.writeConfiguration(); err != nil {
-			return err
-		}
-	}
-	if err := s.addUsers(ctx); err != nil {
+	s.warnKept(c, o)
+	if err := s.writeConfiguration(o.force); err != nil {
 		return err
 	}
-	if fresh || o.force {
+	if err := s.addUsers(ctx, c); err != nil {
+		return err
+	}
+	if !s.done || o.force {
 		if err := s.finish(ctx); err != nil {
 			return err
 		}
 	}
-	if o.run {
+	switch {
+	case o.run:
 		return s.run(ctx, c)
-	}
-	if !s.Private {
+	case !s.Private:
+		s.warnAliases(c)
+		return nil
+	case s.done && !o.force: // only users were added
 		return nil
 	}
 	text, err := os.ReadFile(s.Readme)
@@ -90,30 +94,26 @@ func parse(c *cli.Cmd) (*options, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.dir, "dir", "", "")
 	f.BoolVar(&o.system, "system", false, "")
-	f.StringVar(&o.domain, "domain", "", "")
-	f.StringVar(&o.hostname, "hostname", "", "")
+	f.Func("domain", "", hostname(&o.domain))
+	f.Func("hostname", "", hostname(&o.hostname))
 	f.IntVar(&o.base, "port-base", -1, "")
 	f.StringVar(&o.profile, "profile", "default", "")
 	f.BoolVar(&o.run, "run", false, "")
 	f.BoolVar(&o.keep, "keep", false, "")
 	f.BoolVar(&o.force, "force", false, "")
-	f.Func("user", "", func(s string) error { return addAccounts(&o.users, s, c.Stdin) })
-	f.Func("admin", "", func(s string) error { return addAccounts(&o.admins, s, c.Stdin) })
+	in := &lines{from: c.Stdin}
+	f.Func("user", "", func(s string) error { return addAccounts(&o.users, s, in) })
+	f.Func("admin", "", func(s string) error { return addAccounts(&o.admins, s, in) })
 	err := f.Parse(c.Args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
+	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(c.Stdout, usage)
 		return nil, cli.Exit(0, "")
-	case err == nil && f.NArg() > 0:
+	}
+	if err == nil && f.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument: %s", f.Arg(0))
-	case err == nil && (o.dir == "") == !o.system:
-		err = errors.New("say either --dir DIR or --system")
-	case err == nil && o.system && o.run:
-		err = errors.New("--run goes with --dir; the system starts its server with postfix start and cyrmaster -d")
-	case err == nil && o.profile != "default" && o.profile != "apple-10.4":
-		err = fmt.Errorf("no such profile: %s", o.profile)
-	case err == nil && (o.base > 60000 || o.base < -1):
-		err = errors.New("--port-base must be between 0 and 60000")
+	}
+	if err == nil {
+		err = o.check()
 	}
 	if err != nil {
 		fmt.Fprint(c.Stderr, usage)
@@ -122,60 +122,165 @@ func parse(c *cli.Cmd) (*options, error) {
 	return o, nil
 }
 
-// addAccounts reads "name:password", or lines of that from standard input for "-".
-func addAccounts(to *[]account, s string, stdin io.Reader) error {
-	if s != "-" {
-		name, password, ok := strings.Cut(s, ":")
-		if !ok || password == "" {
-			return fmt.Errorf("need name:password, not %q", name)
+// check reports what does not go together.
+func (o *options) check() error {
+	switch {
+	case (o.dir == "") == !o.system:
+		return errors.New("say either --dir DIR or --system")
+	case o.keep && o.force:
+		return errors.New("say either --keep or --force")
+	case o.system && o.run:
+		return errors.New("--run goes with --dir; the system starts its server with postfix start and cyrmaster -d")
+	case o.profile != "default" && o.profile != "apple-10.4":
+		return fmt.Errorf("no such profile: %s", o.profile)
+	case o.base > 60000 || o.base < -1:
+		return errors.New("--port-base must be between 0 and 60000")
+	}
+	passwords := map[string]string{}
+	for _, a := range append(o.users[:len(o.users):len(o.users)], o.admins...) {
+		if p, ok := passwords[a.Name]; ok && p != a.Password {
+			return fmt.Errorf("two passwords for %s", a.Name)
 		}
-		if !plainName(name) {
-			return fmt.Errorf("not a user name: %q", name)
+		passwords[a.Name] = a.Password
+	}
+	return nil
+}
+
+// hostname takes the value of --domain or --hostname.
+func hostname(to *string) func(string) error {
+	return func(s string) error {
+		ascii := strings.IndexFunc(s, func(r rune) bool { return r > 126 }) < 0
+		if !ascii || strings.Contains(s, "_") || !smtp.ValidHostname(s) {
+			return errors.New("not a host name (one with other letters is written as DNS has it, xn--...)")
 		}
-		*to = append(*to, account{name, password})
+		*to = s
 		return nil
 	}
-	sc := bufio.NewScanner(stdin)
-	for sc.Scan() {
-		if line := strings.TrimSpace(sc.Text()); line != "" && line[0] != '#' {
-			if err := addAccounts(to, line, nil); err != nil {
+}
+
+// lines is standard input, which can be read once.
+type lines struct {
+	from io.Reader
+	read bool
+}
+
+// addAccounts reads "name:password", or lines of that from standard input for "-".
+func addAccounts(to *[]account, s string, in *lines) error {
+	if s != "-" {
+		a, err := parseAccount(s)
+		*to = append(*to, a)
+		return err
+	}
+	if in.read {
+		return errors.New("standard input can be read once only")
+	}
+	in.read = true
+	before := len(*to)
+	for sc := bufio.NewScanner(in.from); ; {
+		if !sc.Scan() {
+			if err := sc.Err(); err != nil {
 				return err
 			}
+			break
 		}
+		line := strings.TrimRight(sc.Text(), "\r")
+		if strings.TrimSpace(line) == "" || line[0] == '#' {
+			continue
+		}
+		a, err := parseAccount(line)
+		if err != nil {
+			return err
+		}
+		*to = append(*to, a)
 	}
-	return sc.Err()
+	if len(*to) == before { // else a lost list would make the users that come unasked
+		return errors.New("nobody is named on standard input")
+	}
+	return nil
 }
+
+// parseAccount reads name:password. A name is kept in small letters, as the
+// store looks for it (username_tolower, lmtp_downcase_rcpt). The password does
+// not stand in its errors.
+func parseAccount(s string) (account, error) {
+	name, password, ok := strings.Cut(s, ":")
+	switch {
+	case !ok || password == "":
+		return account{}, errors.New("need name:password")
+	case !plainName(name):
+		return account{}, fmt.Errorf("not a user name: %q", name)
+	case strings.IndexFunc(password, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0:
+		return account{}, fmt.Errorf("the password of %s has a control character", name)
+	}
+	return account{strings.ToLower(name), password}, nil
+}
+
+// maxName is the length of a local part: RFC 5321, 4.5.3.1.1.
+const maxName = 64
 
 // plainName keeps what would need quoting in an address or a mailbox name out.
 func plainName(s string) bool {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' && i > 0 || c == '.' && i > 0
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' && i > 0 ||
+			c == '.' && i > 0 && i < len(s)-1 && s[i-1] != '.'
 		if !ok {
 			return false
 		}
 	}
-	return s != ""
+	return s != "" && len(s) <= maxName
 }
 
 // setup is what the files' templates see, and where the files go.
 type setup struct {
 	Dir, Domain, Hostname string
-	Private, Apple        bool
+	Private, Apple, Home  bool // Home: mail for other domains goes back
 	Owner, Group, Bin     string
+	done                  bool // the set-up was there, and whole
 
 	Postfix, ImapdConf, CyrusConf, SSL string // configuration
 	Spool, ImapSpool, Lib              string // queue, mail, state
 	ConfigDirectory, SocketDir, Log    string
 	Sasldb, Readme, Interfaces         string
+	Aliases                            string
 	SMTP, Submission, SMTPS, LMTP      string // listeners
 	IMAP, IMAPS, POP3, POP3S           string
-	MaxIMAP, AdminNames, Postmaster    string
+	MaxIMAP, AdminNames                string
 	Users, Admins                      []account
 }
 
-// Last is the user whom the README's letter goes to.
-func (s *setup) Last() account { return s.Users[len(s.Users)-1] }
+// First and Last are between whom the README's letter goes.
+func (s *setup) First() account { return s.user(0) }
+func (s *setup) Last() account  { return s.user(len(s.Users) - 1) }
+
+// user is a word to be filled in where the files are written anew and nobody
+// is named.
+func (s *setup) user(n int) account {
+	if len(s.Users) == 0 {
+		return account{"NAME", "PASSWORD"}
+	}
+	return s.Users[n]
+}
+
+// Alias are the names that everybody expects, and whom they lead to. A user
+// who has such a name gets the mail.
+func (s *setup) Alias() []struct{ Name, To string } {
+	root := "cyrus"
+	if s.Private {
+		root = "alice"
+	}
+	for i, a := range s.Users {
+		if i == 0 {
+			root = a.Name
+		}
+	}
+	all := []struct{ Name, To string }{
+		{"postmaster", "root"}, {"mailer-daemon", "postmaster"}, {"abuse", "postmaster"}, {"spam", "postmaster"}, {"root", root},
+	}
+	return slices.DeleteFunc(all, func(a struct{ Name, To string }) bool {
+		return slices.ContainsFunc(s.Users, func(u account) bool { return u.Name == a.Name })
+	})
+}
 
 func newSetup(o *options) (*setup, error) {
 	s := &setup{Private: !o.system, Apple: o.profile == "apple-10.4", Users: o.users, Admins: o.admins}
@@ -203,10 +308,7 @@ func newSetup(o *options) (*setup, error) {
 	if s.Apple {
 		s.MaxIMAP = " maxchild=32"
 	}
-	s.Postmaster = "alice"
-	if len(s.Users) > 0 {
-		s.Postmaster = s.Users[0].Name
-	}
+	s.Home = s.Apple || o.domain == "" && o.hostname == ""
 	return s, nil
 }
 
@@ -237,7 +339,7 @@ func (s *setup) private(o *options) (err error) {
 	s.Postfix, s.SSL = at("etc/postfix"), at("etc/ssl")
 	s.ImapdConf, s.CyrusConf = at("etc/imapd.conf"), at("etc/cyrus.conf")
 	s.Spool, s.ImapSpool, s.Lib, s.Log = at("spool/postfix"), at("spool/imap"), at("lib"), at("log")
-	s.ConfigDirectory, s.Readme = at("lib/imap"), at("README")
+	s.ConfigDirectory, s.Readme, s.Aliases = at("lib/imap"), at("README"), at("etc/postfix/aliases")
 	base := o.base
 	if base < 0 {
 		base = 10000
@@ -270,7 +372,7 @@ func (s *setup) system(o *options) error {
 	s.Postfix, s.SSL = "/etc/postfix", "/etc/postfix/ssl"
 	s.ImapdConf, s.CyrusConf = "/etc/imapd.conf", "/etc/cyrus.conf"
 	s.Spool, s.ImapSpool, s.Lib, s.Log = "/var/spool/postfix", "/var/spool/imap", "/var/lib", "/var/log"
-	s.ConfigDirectory = "/var/lib/imap"
+	s.ConfigDirectory, s.Aliases = "/var/lib/imap", "/etc/aliases"
 	s.paths()
 	port := func(n int) string {
 		if o.base > 0 {
@@ -300,21 +402,93 @@ func (s *setup) listen(host string, port func(int) string) {
 	}
 }
 
-// claim reports whether there is no set-up yet. It fails if there is one and
-// nobody said what to do with it.
-func (s *setup) claim(o *options) (fresh bool, err error) {
-	for _, f := range []string{s.Postfix + "/main.cf", s.ImapdConf} {
-		_, err := os.Stat(f)
+// claim fails if there is a set-up and nobody said what to do with it. It
+// notes whether it is whole: a private server's README is written last, so
+// that one whose making was interrupted is completed.
+func (s *setup) claim(o *options) error {
+	found := ""
+	for _, f := range s.configuration() {
+		_, err := os.Lstat(f.to)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
-		if o.keep || o.force {
-			return false, nil
+		if !o.keep && !o.force {
+			return fmt.Errorf("%s: there is a set-up already; --keep uses it as it is, --force writes its configuration files anew", f.to)
 		}
-		return false, fmt.Errorf("%s: there is a set-up already; --keep uses it as it is, --force writes its configuration files anew", f)
+		found = f.to
 	}
-	return true, nil
+	s.done = found != ""
+	if !s.Private {
+		return s.haveUsers()
+	}
+	if _, err := os.Stat(s.Readme); errors.Is(err, os.ErrNotExist) {
+		s.done = false
+	} else if err != nil {
+		return err
+	}
+	if !s.done && len(s.Users)+len(s.Admins) == 0 {
+		s.Users = []account{{"alice", "secret"}, {"bob", "secret"}}
+		s.Admins = []account{{"cyrus", "secret"}}
+	}
+	return nil
+}
+
+// haveUsers fails before anything is written if somebody must be made first.
+func (s *setup) haveUsers() error {
+	if os.Geteuid() != 0 {
+		return errors.New("--system is for root")
+	}
+	for _, name := range []string{s.Owner, "cyrus"} {
+		u, err := sysuser.Lookup(name)
+		if err == nil && u == nil {
+			err = fmt.Errorf("there is no user %s: make it first (useradd -r -M -s /usr/sbin/nologin %s)", name, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	g, err := sysuser.LookupGroup(s.Group)
+	if err == nil && g == nil {
+		err = fmt.Errorf("there is no group %s: make it first (groupadd -r %s)", s.Group, s.Group)
+	}
+	return err
+}
+
+// warnKept says which options changed nothing because the files stay.
+func (s *setup) warnKept(c *cli.Cmd, o *options) {
+	if !s.done || o.force {
+		return
+	}
+	kept := func(file, option string) {
+		fmt.Fprintf(c.Stderr, "mailsetup: warning: %s stays as it is, %s changes nothing in it (--force writes it anew)\n", file, option)
+	}
+	conf, err := maincf.Load(s.Postfix)
+	if err != nil {
+		return // who reads it next says so
+	}
+	if o.domain != "" && conf.String("mydomain") != o.domain {
+		kept(s.Postfix+"/main.cf", "--domain "+o.domain)
+	}
+	if o.hostname != "" && conf.String("myhostname") != o.hostname {
+		kept(s.Postfix+"/main.cf", "--hostname "+o.hostname)
+	}
+	if o.base < 0 {
+		return
+	}
+	if services, err := mastercf.Load(s.Postfix+"/master.cf", mastercf.Options{}); err == nil &&
+		!slices.ContainsFunc(services, func(l mastercf.Service) bool { return l.Type == "inet" && l.Name == s.SMTP }) {
+		kept(s.Postfix+"/master.cf", fmt.Sprint("--port-base ", o.base))
+	}
+}
+
+// warnAliases: every domain has a postmaster (RFC 5321, 4.5.1), but a file that
+// was there before us stays as it is.
+func (s *setup) warnAliases(c *cli.Cmd) {
+	text, err := os.ReadFile(s.Aliases)
+	if err == nil && !regexp.MustCompile(`(?im)^"?postmaster"?\s*:`).Match(text) {
+		fmt.Fprintf(c.Stderr, "mailsetup: warning: %s has no line for postmaster; add one and run newaliases\n", s.Aliases)
+	}
 }

@@ -1,8 +1,8 @@
 package mailsetup
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +27,13 @@ const startTime = 10 * time.Second
 func (s *setup) run(ctx context.Context, c *cli.Cmd) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	addrs, err := s.listeners()
+	if err != nil {
+		return err
+	}
+	if err := free(addrs); err != nil {
+		return err
+	}
 	logFile, err := os.OpenFile(s.Log+"/mail.log", os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
@@ -35,6 +42,10 @@ func (s *setup) run(ctx context.Context, c *cli.Cmd) error {
 	if _, err := logFile.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
+	shown := make(chan struct{})
+	ended := make(chan struct{})
+	defer func() { close(ended); <-shown }() // the last lines, too
+	go func() { follow(logFile, c.Stdout, ended); close(shown) }()
 	mta, err := start(s.Bin, "postfix", "-c", s.Postfix, "start-fg")
 	if err != nil {
 		return err
@@ -45,8 +56,7 @@ func (s *setup) run(ctx context.Context, c *cli.Cmd) error {
 		return err
 	}
 	defer store.end()
-	go follow(logFile, c.Stdout)
-	if err := s.waitForListeners(ctx, mta, store); err != nil {
+	if err := s.waitForListeners(ctx, addrs, mta, store); err != nil {
 		return err
 	}
 	readme, err := os.ReadFile(s.Readme)
@@ -98,14 +108,19 @@ func (c *child) end() {
 	}
 }
 
-// follow copies what is appended to the log.
-func follow(log io.Reader, to io.Writer) {
-	r := bufio.NewReader(log)
+// follow copies what is appended to the log, until ended is closed and the rest
+// is copied.
+func follow(log io.Reader, to io.Writer, ended <-chan struct{}) {
 	for {
-		if _, err := r.WriteTo(to); err != nil {
+		last := false
+		select {
+		case <-ended:
+			last = true
+		case <-time.After(100 * time.Millisecond):
+		}
+		if _, err := io.Copy(to, log); err != nil || last {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -135,12 +150,24 @@ func (s *setup) listeners() ([]string, error) {
 	}), nil
 }
 
-// waitForListeners returns when every listener takes connections.
-func (s *setup) waitForListeners(ctx context.Context, children ...*child) error {
-	addrs, err := s.listeners()
-	if err != nil {
-		return err
+// free fails if somebody else listens at one of the addresses: else we should
+// take that server's answers for ours.
+func free(addrs []string) error {
+	for _, addr := range addrs {
+		l, err := net.Listen("tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%s is in use: does the server run already? Another one takes --port-base N (make run RUN=DIR PORT_BASE=N)", addr)
+		}
+		if err != nil {
+			return err
+		}
+		l.Close()
 	}
+	return nil
+}
+
+// waitForListeners returns when every listener takes connections.
+func (s *setup) waitForListeners(ctx context.Context, addrs []string, children ...*child) error {
 	deadline := time.Now().Add(startTime)
 	for _, addr := range addrs {
 		for {

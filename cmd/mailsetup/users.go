@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"angarium/lib/accounts"
+	"angarium/lib/cli"
 	"angarium/lib/conf/imapdconf"
 	"angarium/lib/conf/storeconf"
 	"angarium/lib/mailbox"
@@ -16,13 +19,19 @@ import (
 )
 
 // addUsers gives users and administrators their passwords, and users a mailbox.
-func (s *setup) addUsers(ctx context.Context) error {
-	if len(s.Users)+len(s.Admins) == 0 {
+// A new server gets its folders and databases, whoever is named.
+func (s *setup) addUsers(ctx context.Context, c *cli.Cmd) error {
+	if s.done && len(s.Users)+len(s.Admins) == 0 {
 		return nil
 	}
 	conf, err := imapdconf.Load(s.ImapdConf)
 	if err != nil {
 		return err
+	}
+	for _, a := range s.Admins {
+		if !slices.Contains(strings.Fields(conf.String("admins")), a.Name) {
+			fmt.Fprintf(c.Stderr, "mailsetup: warning: %s has a password, but is no administrator until admins in %s names it\n", a.Name, s.ImapdConf)
+		}
 	}
 	dirs := []string{conf.String("configdirectory")}
 	for _, p := range conf.Partitions() {

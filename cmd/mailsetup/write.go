@@ -10,13 +10,13 @@ import (
 	"crypto/x509/pkix"
 	"embed"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/template"
 	"time"
 )
@@ -24,43 +24,55 @@ import (
 //go:embed files
 var files embed.FS
 
-// writeConfiguration makes the folders, the configuration files and, if there
-// is none, the certificate.
-func (s *setup) writeConfiguration() error {
-	if s.Private {
-		for _, d := range []string{s.Postfix + "/sasl", s.SSL, s.Spool, s.ImapSpool, s.SocketDir, s.Lib + "/postfix", s.Log} {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				return err
-			}
-		}
-	} else if err := os.MkdirAll(s.Postfix+"/sasl", 0o755); err != nil {
-		return err
+// file is a configuration file: the template's name and where it goes.
+type file struct{ name, to string }
+
+// configuration are the files whose being there means that there is a server.
+func (s *setup) configuration() []file {
+	return []file{
+		{"main.cf", s.Postfix + "/main.cf"},
+		{"master.cf", s.Postfix + "/master.cf"},
+		{"smtpd.conf", s.Postfix + "/sasl/smtpd.conf"},
+		{"imapd.conf", s.ImapdConf},
+		{"cyrus.conf", s.CyrusConf},
 	}
-	for name, to := range map[string]string{
-		"main.cf":    s.Postfix + "/main.cf",
-		"master.cf":  s.Postfix + "/master.cf",
-		"smtpd.conf": s.Postfix + "/sasl/smtpd.conf",
-		"imapd.conf": s.ImapdConf,
-		"cyrus.conf": s.CyrusConf,
-	} {
-		if err := s.writeFile(name, to, 0o644); err != nil {
+}
+
+// writeConfiguration makes the folders and what is missing of the configuration
+// files and the certificate. With anew it writes the files that are there, too,
+// but neither aliases, which people fill, nor the certificate.
+func (s *setup) writeConfiguration(anew bool) error {
+	dirs := []string{s.Postfix + "/sasl", s.SSL}
+	if s.Private {
+		dirs = append(dirs, s.Spool, s.ImapSpool, s.SocketDir, s.Lib+"/postfix", s.Log)
+	}
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
 	}
-	if _, err := os.Stat(s.Postfix + "/aliases"); errors.Is(err, os.ErrNotExist) {
-		if err := s.writeFile("aliases", s.Postfix+"/aliases", 0o644); err != nil {
+	for _, f := range append(s.configuration(), file{"aliases", s.Aliases}) {
+		if _, err := os.Lstat(f.to); err == nil && (!anew || f.to == s.Aliases) {
+			continue
+		}
+		text, err := s.render(f.name)
+		if err == nil {
+			err = writeFile(f.to, text, 0o644)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return s.certificate()
 }
 
-func (s *setup) writeFile(name, to string, mode os.FileMode) error {
-	text, err := s.render(name)
-	if err != nil {
-		return err
+// writeFile makes the file at once, so that it is never there in part.
+func writeFile(to string, text []byte, mode os.FileMode) error {
+	if real, err := filepath.EvalSymlinks(to); err == nil {
+		to = real // a link to a file kept elsewhere stays one
 	}
 	tmp := to + ".new"
+	os.Remove(tmp)
 	if err := os.WriteFile(tmp, text, mode); err != nil {
 		return err
 	}
@@ -68,7 +80,7 @@ func (s *setup) writeFile(name, to string, mode os.FileMode) error {
 }
 
 func (s *setup) render(name string) ([]byte, error) {
-	t, err := template.ParseFS(files, "files/"+name)
+	t, err := template.New(name).Funcs(template.FuncMap{"sh": shellWord}).ParseFS(files, "files/"+name)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +89,22 @@ func (s *setup) render(name string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+// shellWord is s as one word of a command line.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("@%+=:,./_-", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // certificate makes a self-signed one for the host, good for ten years.
 func (s *setup) certificate() error {
 	certFile, keyFile := s.SSL+"/cert.pem", s.SSL+"/key.pem"
 	if _, err := os.Stat(certFile); err == nil {
 		return nil
-	}
-	if err := os.MkdirAll(s.SSL, 0o755); err != nil {
-		return err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -115,17 +135,17 @@ func (s *setup) certificate() error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+	if err := writeFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return writeFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 // finish builds the alias table, lets postfix make the queue's folders, and
 // writes the README.
 func (s *setup) finish(ctx context.Context) error {
 	for _, cmd := range [][]string{
-		{"postalias", "-c", s.Postfix, "hash:" + s.Postfix + "/aliases"},
+		{"postalias", "-c", s.Postfix, "hash:" + s.Aliases},
 		{"postfix", "-c", s.Postfix, "check"},
 	} {
 		out, err := exec.CommandContext(ctx, filepath.Join(s.Bin, cmd[0]), cmd[1:]...).CombinedOutput()
@@ -136,5 +156,9 @@ func (s *setup) finish(ctx context.Context) error {
 	if !s.Private {
 		return nil
 	}
-	return s.writeFile("README", s.Readme, 0o600) // passwords stand in it
+	text, err := s.render("README")
+	if err != nil {
+		return err
+	}
+	return writeFile(s.Readme, text, 0o600) // passwords stand in it
 }
