@@ -206,7 +206,7 @@ func TestStartFg(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir+"/etc/main.cf", string(conf)+"maillog_file = /dev/stdout\nmaillog_file_prefixes = /dev\n")
+	write(t, dir+"/etc/main.cf", string(conf)+"maillog_file = /dev/stdout\nmaillog_file_prefixes = /var, /dev/stdout\n")
 	cmd := exec.Command(dir+"/bin/postfix", "-c", dir+"/etc", "start-fg")
 	out, err := os.Create(dir + "/out")
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	// File is maillog_file: a path, or "/dev/stdout". Empty: syslog.
 	File string
-	// Prefixes is maillog_file_prefixes; File must lie below one of them. None: anything goes.
+	// Prefixes is maillog_file_prefixes; File must be one of them or lie below one. None: anything goes.
 	Prefixes []string
 	// Socket is postlogd's (public/postlog). Where nobody answers there, lines are
 	// appended to File, if this process may. Empty: append at once.
@@ -49,7 +49,7 @@ func Open(c Config) (Sink, error) {
 		return s, nil
 	}
 	if len(c.Prefixes) > 0 && !below(c.File, c.Prefixes) {
-		return nil, fmt.Errorf("maillog_file '%s' does not match maillog_file_prefixes '%s'", c.File, strings.Join(c.Prefixes, " "))
+		return nil, fmt.Errorf("maillog_file value '%s' does not match any prefix in maillog_file_prefixes", c.File)
 	}
 	file := NewFile(c.File)
 	_ = file.Reopen() // while we have the rights
@@ -59,9 +59,11 @@ func Open(c Config) (Sink, error) {
 	return &socketSink{path: c.Socket, host: file.host, fallback: file}, nil
 }
 
+// below reports whether file is one of the prefixes, as /dev/stdout is by default, or
+// lies below one.
 func below(file string, prefixes []string) bool {
 	for _, p := range prefixes {
-		if rest, ok := strings.CutPrefix(file, strings.TrimSuffix(p, "/")); ok && strings.HasPrefix(rest, "/") {
+		if rest, ok := strings.CutPrefix(file, strings.TrimSuffix(p, "/")); ok && (rest == "" || rest[0] == '/') {
 			return true
 		}
 	}

@@ -41,6 +41,24 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestPrefixes: a prefix is a path, not a beginning of a name; and it may be the
+// file itself, as the default "/var, /dev/stdout" says.
+func TestPrefixes(t *testing.T) {
+	prefixes := []string{"/var/", "/dev/stdout"}
+	for file, want := range map[string]bool{
+		"/dev/stdout": true, "/var/log/mail.log": true, "/var": true,
+		"/variable/log": false, "/dev/stdout2": false, "/tmp/mail.log": false,
+	} {
+		if got := below(file, prefixes); got != want {
+			t.Errorf("%s: %v, want %v", file, got, want)
+		}
+	}
+	_, err := Open(Config{File: "/tmp/mail.log", Prefixes: prefixes})
+	if want := "maillog_file value '/tmp/mail.log' does not match any prefix in maillog_file_prefixes"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestRotation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mail.log")
 	s, err := Open(Config{File: path})
