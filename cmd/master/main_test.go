@@ -480,6 +480,55 @@ func TestReloadChangesServices(t *testing.T) {
 	}
 }
 
+// TestReloadMovesListener: 0.0.0.0 and 127.0.0.1 can't both have a port, and the old
+// process still has it when the new listener is made.
+func TestReloadMovesListener(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	tr := newTree(t, "127.0.0.1:"+port+" inet n - n - - smtpd\n")
+	tr.start()
+	tcp := func() *session {
+		t.Helper()
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return greet(t, c)
+	}
+	s := tcp()
+	for i, line := range []string{"0.0.0.0:" + port, "127.0.0.1:" + port} {
+		tr.write("etc/master.cf", line+" inet n - n - - smtpd\n")
+		tr.signal(syscall.SIGHUP)
+		until(t, "the reload", func() bool { return strings.Count(tr.log(), "reload -- version") == i+1 })
+		until(t, "the new process", func() bool { return tcp().name == line })
+	}
+	if got := s.say("x"); got != "x" {
+		t.Errorf("the session of the old listener says %q", got)
+	}
+	if strings.Contains(tr.log(), "warning") {
+		t.Error("a warning was logged")
+	}
+}
+
+// TestExitTime: with -e the children end as they do at a stop, not by force.
+func TestExitTime(t *testing.T) {
+	t.Parallel()
+	tr := newTree(t, eager)
+	began := time.Now()
+	tr.run("master", "-c", tr.path("etc"), "-d", "-e", "1")
+	if err := tr.cmd.Wait(); err != nil {
+		t.Errorf("master: %v", err)
+	}
+	if took := time.Since(began); took > master.StopTime {
+		t.Errorf("it took %s", took)
+	}
+}
+
 func TestStop(t *testing.T) {
 	t.Parallel()
 	tr := newTree(t, eager)

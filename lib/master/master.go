@@ -23,9 +23,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -146,7 +148,9 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 		m.Log.Warnf("%s", text)
 	}
 	m.early = nil
-	go m.reap(ctx)
+	running, ended := context.WithCancel(context.WithoutCancel(ctx))
+	defer ended()
+	go m.reap(running) // to the end of stop, which waits for the children
 	go m.listenForKnocks()
 	m.apply(m.setup)
 	for {
@@ -251,19 +255,47 @@ func bindError(s ipc.Socket, err error) error {
 	return fmt.Errorf("bind: %s: %s", s.Addr, maillog.Reason(err))
 }
 
-// closeSockets closes what the plan has no use for any more.
-func (m *Master) closeSockets(p *plan.Plan) {
-	wanted := map[string]bool{}
+// makeRoom shuts down old listeners that are in the way of the new plan's: 0.0.0.0:25
+// and 127.0.0.1:25 can't both be bound. To close our descriptor would not do, as the
+// process that serves it holds it, too, until its successor is there.
+func (m *Master) makeRoom(p *plan.Plan) {
+	wanted := addresses(p)
+	for key, fd := range m.sockets {
+		network, addr, _ := strings.Cut(key, " ")
+		old, err := netip.ParseAddrPort(addr)
+		if err != nil || wanted[key] {
+			continue
+		}
+		for other := range wanted {
+			rest, same := strings.CutPrefix(other, network+" ")
+			addr, err := netip.ParseAddrPort(rest)
+			if same && err == nil && addr.Port() == old.Port() && (addr.Addr().IsUnspecified() || old.Addr().IsUnspecified()) {
+				_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+			}
+		}
+	}
+}
+
+// addresses are the keys of all listeners of a plan, and the bare names of those that
+// are paths.
+func addresses(p *plan.Plan) map[string]bool {
+	all := map[string]bool{}
 	for _, proc := range p.Processes {
 		for _, l := range proc.Lines {
 			for _, s := range l.Sockets {
-				wanted[s.Key()] = true
+				all[s.Key()] = true
 				if s.Path() {
-					wanted[s.Addr] = true
+					all[s.Addr] = true
 				}
 			}
 		}
 	}
+	return all
+}
+
+// closeSockets closes what the plan has no use for any more.
+func (m *Master) closeSockets(p *plan.Plan) {
+	wanted := addresses(p)
 	for key, fd := range m.sockets {
 		if !wanted[key] {
 			unix.Close(fd)
@@ -585,6 +617,7 @@ func (m *Master) reload(ctx context.Context) {
 	if m.Reloaded != nil {
 		m.Reloaded()
 	}
+	m.makeRoom(s.Plan)
 	_ = m.openSockets(s.Plan, false)
 	m.closeSockets(s.Plan)
 	m.apply(s)

@@ -163,7 +163,8 @@ func (k *child) acceptLoop(s *Service, l net.Listener) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			if k.accept.Err() != nil || errors.Is(err, net.ErrClosed) {
+			// EINVAL: master has shut the listener down, to make room for another.
+			if k.accept.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EINVAL) {
 				return
 			}
 			// Out of descriptors, mostly. Clients stay in the backlog meanwhile.
