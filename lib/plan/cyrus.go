@@ -42,7 +42,6 @@ func Cyrus(ctx context.Context, imapdConf string, services []cyrusconf.Entry, bi
 			Config:  configOf(words[1:], imapdConf),
 		})
 		p.Eager = p.Eager || e.Int("prefork", 0) > 0 || e.Int("babysit", 0) > 0
-		p.MaxFDs = max(p.MaxFDs, e.Int("maxfds", 0))
 		p.Lines = append(p.Lines, ipc.Line{
 			Name: e.Name, Type: cyrusType(sockets), Command: p.Program, Args: words[1:],
 			Limit: max(0, e.Int("maxchild", -1)), Unprivileged: true, Sockets: sockets,

@@ -26,7 +26,6 @@ type Process struct {
 	Root    bool     // keeps the rights of master
 	Chroot  bool
 	Eager   bool // start it now; others when someone knocks
-	MaxFDs  int  // limit of open files; 0: as it is
 	Lines   []ipc.Line
 }
 
