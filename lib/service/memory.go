@@ -3,8 +3,10 @@ package service
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -15,13 +17,38 @@ func limitMemory() {
 		return
 	}
 	total := memTotal()
-	if b, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
-		if n, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64); err == nil && (total == 0 || n < total) {
-			total = n
-		}
+	if n := groupLimit("/sys/fs/cgroup", ownGroup()); n > 0 && (total == 0 || n < total) {
+		total = n
 	}
 	if total > 0 {
 		debug.SetMemoryLimit(total / 4 * 3)
+	}
+}
+
+// ownGroup is our control group as /proc/self/cgroup names it, "/" where there is none.
+func ownGroup() string {
+	b, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range strings.Lines(string(b)) {
+		if group, ok := strings.CutPrefix(line, "0::"); ok { // version 2, see cgroups(7)
+			return strings.TrimSpace(group)
+		}
+	}
+	return "/"
+}
+
+// groupLimit is the least memory.max of a control group and of those around it, in
+// bytes: a unit's MemoryMax= may stand at its slice. 0: no limit.
+func groupLimit(root, group string) (least int64) {
+	for dir := filepath.Clean("/" + group); ; dir = filepath.Dir(dir) {
+		if b, err := os.ReadFile(filepath.Join(root, dir, "memory.max")); err == nil {
+			n, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
+			if err == nil && (least == 0 || n < least) {
+				least = n
+			}
+		}
+		if dir == "/" {
+			return least
+		}
 	}
 }
 
