@@ -1,6 +1,7 @@
 package postconf
 
 import (
+	"fmt"
 	"os"
 	"strings"
 )
@@ -41,6 +42,13 @@ func cases() []testCase {
 		list = append(list, testCase{name: "value " + value, main: "biff = no\nrelayhost =\nmyorigin = " + value + "\n", calls: split("-n;-nx;-x myorigin mydestination")})
 	}
 	list = append(list,
+		testCase{name: "unused value broken", main: "x = ${a-b}\ny = $x2 $\n", calls: split("-n;-x biff;-M")},
+		testCase{name: "NUL", main: "biff = n\x00o\nrelayhost = a\n\x00 b\n", master: "a unix - - n - - x\x00 y\n", calls: split("-n;-M;biff relayhost")},
+		testCase{name: "bytes", main: "\xef\xbb\xbfbiff = no\nmail_name = caf\xe9\n", calls: split("-n;mail_name")},
+		testCase{name: "own config_directory", main: "config_directory = /x\ndata_directory = $config_directory/y\n", calls: split("-n;-x data_directory;-M")},
+		testCase{name: "own names in master", master: "smtp inet n - n - - smtpd -o process_name=y -o syslog_name=$service_name/$process_name\n", calls: split("-Mx;-Px;-Fx")},
+		testCase{name: "hosts 8", main: "mynetworks_style = host, class\n", calls: split("-n;mynetworks;-d biff")},
+		testCase{name: "chain to the limit", main: chain(99), calls: split("-n;-x relayhost;-C user")},
 		testCase{name: "loop", main: "biff=$biff\n", calls: split("-n;-x biff;relayhost")},
 		testCase{name: "long chain", main: "a = $b\nb = $c\nc = $d\nd= $e\ne = f\nmyorigin = $a$a\n", calls: split(shows)},
 		testCase{name: "level broken", main: "compatibility_level = 3.x\n", calls: split("-n;-d biff;-M")},
@@ -122,12 +130,23 @@ func editCases() []testCase {
 			"-MX nosuch/unix;-M# nosuch/unix;-Me smtp='x';-Me smtp/inet='x';-Me smtp/inet='x foo n - - - - a';-M x/unix='local unix - - - - - repl';" +
 			"-Fe smtp/inet/chroot=n;-F */*/process_limit=5;-Fe smtp/*/command='smtpd -o x=y {a b}';-Fe smtp/inet/zap=y;-Fe smtp/inet/*=y;-Fe 'smtp/inet/chroot=n n';-Fe smtp/inet/chroot=q;-Fe no/inet/chroot=n;-F smtp/inet/chroot=y local/unix/wakeup=60;" +
 			"-Pe smtp/inet/a=z;-P smtp/inet/new=v;-P */unix/new=v;-PX smtp/inet/a;-PX smtp/inet/c;-PX smtp/inet/nosuch;-PX no/inet/a;-P smtp/inet/a=;-Pe smtp/inet/*=v;-Pe smtp/inet=v;-PX smtp/inet/a smtp/inet/c;" +
-			"-P# smtp/inet/a;-FX smtp/inet/chroot;-M '#x=y';-MX a=b;-Me 'smtp/inet=# x';-PX 'smtp/inet/*'")},
+			"-P# smtp/inet/a;-P 'smtp/inet/a=x y';-P 'smtp/inet/a= x ';-FX smtp/inet/chroot;-M '#x=y';-MX a=b;-Me 'smtp/inet=# x';-PX 'smtp/inet/*'")},
 		{name: "edit broken master", master: "smtp\n  inet n - - - - x\n", calls: split("-MX smtp/inet;-Fe smtp/inet/chroot=y")},
 		{name: "edit short master", master: "smtp inet n - -\n", calls: split("-MX smtp/inet;-Fe smtp/inet/chroot=y;-Pe smtp/inet/a=b")},
 		{name: "edit odd names", master: "a=b inet n - - - - x\n", calls: split("-MX smtp/inet")},
 		{name: "edit odd types", master: "a in/et n - - - - x\n", calls: split("-MX smtp/inet")},
 	}
+}
+
+// chain is $a0, which is $a1, and so on: as deep as one may nest.
+func chain(n int) string {
+	var b strings.Builder
+	b.WriteString("relayhost = $a0\n")
+	for i := range n {
+		fmt.Fprintf(&b, "a%d = $a%d\n", i, i+1)
+	}
+	fmt.Fprintf(&b, "a%d = end\n", n)
+	return b.String()
 }
 
 // split takes calls apart at semicolons.

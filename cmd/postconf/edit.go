@@ -40,7 +40,7 @@ func (p *command) editMain(args []string) error {
 				}
 			default:
 				name := string(text)
-				if i := bytes.IndexAny(text, logical.Blanks+"="); i >= 0 {
+				if i := bytes.IndexAny(text, blanks+"="); i >= 0 {
 					name = name[:i]
 				}
 				current = nil
@@ -387,6 +387,8 @@ func (p *command) masterEdit(target, value string) (*masterEdit, error) {
 		}
 	case p.mode&masterParams != 0 && r.parts[2] == "*":
 		return nil, errors.New("-Pe does not accept wild-card parameter name")
+	case p.mode&masterParams != 0 && strings.ContainsAny(value, blanks):
+		return nil, errors.New("-Pe does not accept whitespace in parameter value")
 	}
 	return m, nil
 }

@@ -132,13 +132,14 @@ func (k *known) services() {
 
 // set is the explicit value of a parameter in main.cf.
 func (k *known) set(name string) (string, bool) {
-	if name == "config_directory" && k.given && k.mode&defaults == 0 {
-		return k.dir, true
-	}
 	if k.ignored[name] {
 		return "", false
 	}
-	return k.conf.Raw(name)
+	value, set := k.conf.Raw(name)
+	if !set && name == "config_directory" && k.given && k.mode&defaults == 0 {
+		return k.dir, true
+	}
+	return value, set
 }
 
 // def is the default value of a parameter.
@@ -168,8 +169,11 @@ func (k *known) expand(value string, s *scope) (string, error) {
 	out, err := maincf.Expand(value, func(name string) (string, bool) {
 		if k.mode&defaults == 0 {
 			if s != nil {
-				if name == "service_name" {
+				switch name {
+				case "service_name":
 					return s.entry.Field[0], true
+				case "process_name":
+					return s.entry.Field[mastercf.FieldCommand], true
 				}
 				if v, ok := s.values[name]; ok {
 					return v, true
@@ -207,14 +211,16 @@ func (k *known) users() error {
 		}
 	}
 	for _, d := range maincf.Params() {
-		if _, set := k.set(d.Name); set || d.Kind == maincf.Raw || !strings.Contains(d.Default, "$") {
+		if _, set := k.set(d.Name); set || d.Kind == maincf.Raw {
 			continue
 		}
-		if err := k.mentions(d.Default, user, nil); err != nil {
+		def, _, err := k.def(d.Name)
+		if err != nil {
 			k.warnDetail(err)
-		}
-		if _, err := k.expand(d.Default, nil); err != nil {
 			return err
+		}
+		if err := k.mentions(def, user, nil); err != nil {
+			k.warnDetail(err)
 		}
 	}
 	return k.scan(nil)
@@ -240,7 +246,10 @@ func (k *known) scan(s *scope) error {
 		if s != nil && k.classes[e.Name] {
 			s.valid[e.Name] = true
 		}
-		if p, ok := k.params[e.Name]; ok {
+		p, ok := k.params[e.Name]
+		// Only what Postfix itself looks at can name a database.
+		used := ok && p.flags&(builtin|service|legacy) != 0
+		if ok {
 			if p.flags&readonly != 0 {
 				k.warnf("%s/%s: read-only parameter assignment: %s=%s", k.dir, file(s), e.Name, e.Value)
 				if s != nil {
@@ -259,6 +268,9 @@ func (k *known) scan(s *scope) error {
 		}
 		if err := k.mentions(e.Value, user, s); err != nil {
 			k.warnDetail(err)
+		}
+		if !used {
+			continue
 		}
 		value, err := k.expand(e.Value, s)
 		if err != nil {

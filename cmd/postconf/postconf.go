@@ -111,7 +111,7 @@ type command struct {
 
 // Main is the program.
 func Main(ctx context.Context, c *cli.Cmd) error {
-	c.Fatal = func(err error) string { return c.Path + ": fatal: " + err.Error() }
+	c.Fatal = func(err error) string { return c.Path + ": fatal: " + printable(err.Error()) }
 	p := &command{Cmd: c, ctx: ctx, classes: anyClass, out: bufio.NewWriter(c.Stdout)}
 	args, err := p.options()
 	if err != nil {
@@ -150,7 +150,9 @@ func (p *command) options() ([]string, error) {
 		}
 		switch letter {
 		case 'c':
-			dir = arg
+			if dir = arg; dir == "" {
+				dir = "/" // a script's empty variable must not mean the system's own files
+			}
 			continue
 		case 'v':
 			continue
@@ -195,6 +197,9 @@ func (p *command) do(args []string) error {
 	case m&(expandBounce|dumpBounce) != 0:
 		return p.bounceTemplates(args)
 	case m&showMaps != 0:
+		if _, err := p.load(); err != nil {
+			return err
+		}
 		p.lines(mapTypes()...)
 	case m&showLocks != 0:
 		p.lines("flock", "fcntl", "dotlock")
@@ -296,6 +301,9 @@ func (p *command) load() (*maincf.Config, error) {
 	for _, w := range conf.Warnings() {
 		p.warn(w)
 	}
+	if e, set := conf.Entry("config_directory"); set && p.given { // -c was the first to say so
+		p.warnf("%s/main.cf, line %d: overriding earlier entry: config_directory=%s", p.dir, e.Line, p.dir)
+	}
 	if len(p.overrides) > 0 {
 		return conf.With(p.overrides)
 	}
@@ -305,7 +313,18 @@ func (p *command) load() (*maincf.Config, error) {
 // warn prints what was printed before, and then a warning.
 func (p *command) warn(text string) {
 	p.out.Flush()
-	fmt.Fprintf(p.Stderr, "%s: warning: %s\n", p.Path, text)
+	fmt.Fprintf(p.Stderr, "%s: warning: %s\n", p.Path, printable(text))
+}
+
+// printable replaces what may do things to a terminal, as the peer does in messages.
+func printable(text string) string {
+	b := []byte(text)
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
 }
 
 func (p *command) warnf(format string, args ...any) { p.warn(fmt.Sprintf(format, args...)) }

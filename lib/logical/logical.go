@@ -9,6 +9,7 @@ package logical
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -109,8 +110,11 @@ func (r *Reader) physical() ([]byte, error) {
 	}
 }
 
-// Text is the logical line, without newlines.
-func (r *Reader) Text() string { return string(r.buf) }
+// Text is the logical line, without newlines. It ends at a NUL, as C would have it.
+func (r *Reader) Text() string {
+	text, _, _ := bytes.Cut(r.buf, []byte{0})
+	return string(text)
+}
 
 // Line is the number of the line on which the logical line starts.
 func (r *Reader) Line() int { return r.first }

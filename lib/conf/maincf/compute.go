@@ -41,7 +41,7 @@ func (c *Config) hostname() (string, error) {
 	domain := noDomain
 	if v, set := c.Raw("mydomain"); set {
 		// mydomain = $mydomain would come back here: only what the file says counts.
-		if domain, err = Expand(v, c.Raw); err != nil {
+		if domain, err = eval(v, c.Raw); err != nil {
 			return name, err
 		}
 	}
@@ -53,7 +53,7 @@ func (c *Config) domain() (string, error) {
 	var err error
 	name, set := c.Raw("myhostname")
 	if set {
-		name, err = Expand(name, c.withoutDomain)
+		name, err = eval(name, c.withoutDomain)
 	} else {
 		name, err = c.hostname()
 	}
@@ -84,7 +84,7 @@ func (c *Config) networks() (string, error) {
 		return "", err
 	}
 	switch {
-	case style == "":
+	case len(logical.Tokens(style, logical.CommaBlanks)) != 1:
 		return "", fmt.Errorf("bad mynetworks_style value: %s; specify exactly one value", style)
 	case style != "host" && style != "subnet" && style != "class":
 		return "", fmt.Errorf("unknown mynetworks mask style value \"%s\" in \"%s\"", style, style)
@@ -123,6 +123,15 @@ func (c *Config) networks() (string, error) {
 func (c *Config) one(name string) (string, error) {
 	v, _ := c.Lookup(name)
 	return Expand(v, c.Lookup)
+}
+
+// eval is Expand with an error in the words of whoever asks for a value.
+func eval(value string, lookup func(string) (string, bool)) (string, error) {
+	v, err := Expand(value, lookup)
+	if err != nil {
+		err = fmt.Errorf("dictionary mail_dict: %w", err)
+	}
+	return v, err
 }
 
 // class is the network size before CIDR.

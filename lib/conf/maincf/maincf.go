@@ -149,18 +149,23 @@ func (c *Config) Warnings() []string { return c.warnings }
 // Raw is the value as it stands in main.cf (or an override), without
 // expansion; set is false where a default would apply.
 func (c *Config) Raw(name string) (value string, set bool) {
+	e, set := c.Entry(name)
+	return e.Value, set
+}
+
+// Entry is what the file or an override says about a parameter; false where a
+// default would apply.
+func (c *Config) Entry(name string) (Entry, bool) {
 	if i, ok := c.index[name]; ok {
-		return c.entries[i].Value, true
+		return c.entries[i], true
 	}
-	return "", false
+	return Entry{}, false
 }
 
 // Lookup is the value before expansion, defaults included; false for a name
 // that nobody has defined.
 func (c *Config) Lookup(name string) (string, bool) {
 	switch name {
-	case "config_directory":
-		return c.dir, true
 	case "process_id":
 		return strconv.Itoa(os.Getpid()), true
 	case "process_name":
@@ -168,6 +173,9 @@ func (c *Config) Lookup(name string) (string, bool) {
 	}
 	if v, ok := c.Raw(name); ok {
 		return v, true
+	}
+	if name == "config_directory" {
+		return c.dir, true
 	}
 	p, ok := Find(name)
 	if !ok {
