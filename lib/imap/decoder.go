@@ -270,14 +270,15 @@ func (d *Decoder) discard() {
 	}
 }
 
-// literalSuffix reads the "{123+}" that ends a line.
+// literalSuffix reads the "{123+}" that ends a line. A size is a number of 32
+// bits (RFC 3501, section 9), and APPENDLIMIT says so too.
 func literalSuffix(line string) (size int64, nonSync, ok bool) {
 	i := strings.LastIndexByte(line, '{')
 	if i < 0 || !strings.HasSuffix(line, "}") {
 		return 0, false, false
 	}
 	num, nonSync := strings.CutSuffix(line[i+1:len(line)-1], "+")
-	if num == "" || len(num) > 18 {
+	if num == "" || len(num) > 10 {
 		return 0, false, false
 	}
 	for _, c := range []byte(num) {
@@ -286,7 +287,7 @@ func literalSuffix(line string) (size int64, nonSync, ok bool) {
 		}
 		size = size*10 + int64(c-'0')
 	}
-	return size, nonSync, true
+	return size, nonSync, size < 1<<32
 }
 
 // Take reads the octet c if it is next.
@@ -300,6 +301,12 @@ func (d *Decoder) Take(c byte) bool {
 
 // Peek reports whether c is next.
 func (d *Decoder) Peek(c byte) bool { return d.peek() == c && d.err == nil }
+
+// PeekDigit reports whether a number is next.
+func (d *Decoder) PeekDigit() bool {
+	c := d.peek()
+	return '0' <= c && c <= '9' && d.err == nil
+}
 
 // SP reads the blank before an argument.
 func (d *Decoder) SP() {
@@ -520,15 +527,14 @@ func (d *Decoder) LiteralHeader() (size int64, nonSync bool) {
 		d.Bad("Invalid literal")
 		return 0, false
 	}
+	size, nonSync, ok := literalSuffix("{" + num + "}")
+	if !ok {
+		d.Bad("Literal size not a number")
+		return 0, false
+	}
 	d.Take('\r')
 	if !d.Take('\n') {
 		d.Bad("junk after literal")
-		return 0, false
-	}
-	size, nonSync, ok := literalSuffix("{" + num + "}")
-	if !ok {
-		d.eol = true
-		d.Bad("Invalid literal")
 		return 0, false
 	}
 	if nonSync {
@@ -656,7 +662,7 @@ func (d *Decoder) List(member func()) {
 			return
 		}
 		if n > 0 && !d.Take(' ') {
-			d.Fail(errNoClose)
+			d.Fail(ErrNoClose)
 			return
 		}
 		if n > 0 && d.Peek(')') {
@@ -666,8 +672,8 @@ func (d *Decoder) List(member func()) {
 	}
 }
 
-// errNoClose is a list that does not end.
-var errNoClose = &BadError{"Missing close parenthesis"}
+// ErrNoClose is a list that does not end.
+var ErrNoClose = &BadError{"Missing close parenthesis"}
 
 // Line reads a whole line, as IDLE and AUTHENTICATE have them.
 func (d *Decoder) Line() string {

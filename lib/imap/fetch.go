@@ -22,6 +22,7 @@ const (
 	ItemInternalDate
 	ItemModSeq
 	ItemEmailID
+	ItemThreadID
 	ItemSaveDate
 	ItemSize
 	ItemEnvelope
@@ -81,7 +82,7 @@ func (d *Decoder) FetchItems() []FetchItem {
 			break
 		}
 		if !d.Take(' ') {
-			d.Bad("Missing close parenthesis in Fetch")
+			d.Fail(ErrNoClose)
 		}
 	}
 	return items
@@ -142,7 +143,7 @@ func (d *Decoder) fetchItem(items []FetchItem) []FetchItem {
 
 var itemNames = [...]string{
 	ItemFlags: "FLAGS", ItemUID: "UID", ItemInternalDate: "INTERNALDATE", ItemSize: "RFC822.SIZE", ItemEnvelope: "ENVELOPE",
-	ItemBodyStructure: "BODYSTRUCTURE", ItemBodyShort: "BODY", ItemModSeq: "MODSEQ", ItemEmailID: "EMAILID", ItemSaveDate: "SAVEDATE",
+	ItemBodyStructure: "BODYSTRUCTURE", ItemBodyShort: "BODY", ItemModSeq: "MODSEQ", ItemEmailID: "EMAILID", ItemThreadID: "THREADID", ItemSaveDate: "SAVEDATE",
 }
 
 // bodyItem reads "[section]<partial>".

@@ -61,7 +61,7 @@ func TestFailures(t *testing.T) {
 		{"", io.EOF, func(d *Decoder) { d.AString() }},
 		{"1:2:3\r\n", ErrSet, func(d *Decoder) { d.SeqSet() }},
 		{"1,2,3,4,5,6,7,8,9,10,11\r\n", ErrSet, func(d *Decoder) { d.SeqSet() }},
-		{"4294967296\r\n", ErrSet, func(d *Decoder) { d.SeqSet() }},
+		{"1:\r\n", ErrSet, func(d *Decoder) { d.SeqSet() }},
 		{"4294967296\r\n", nil, func(d *Decoder) { d.Number() }},
 	} {
 		d := decoder(c.in)
@@ -69,6 +69,19 @@ func TestFailures(t *testing.T) {
 		var bad *BadError
 		if c.want == nil && !errors.As(d.Err(), &bad) || c.want != nil && d.Err() != c.want {
 			t.Errorf("%.20q: %v, want %v", c.in, d.Err(), c.want)
+		}
+	}
+}
+
+// TestHugeNumbers: 4294967295 is a number like others (RFC 3501, section 9), and
+// not "*"; what is greater finds nothing, but is no error, as in Cyrus.
+func TestHugeNumbers(t *testing.T) {
+	for in, want := range map[string]string{
+		"1:4294967295": "1:4294967294", "4294967296": "4294967294", "99999999999999999999999:*": "4294967294:*", "4294967294": "4294967294",
+	} {
+		d := decoder(in + "\r\n")
+		if got := string(d.UIDSet().Append(nil)); got != want || !d.OK() {
+			t.Errorf("%s: %s, %v; want %s", in, got, d.Err(), want)
 		}
 	}
 }

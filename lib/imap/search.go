@@ -32,7 +32,12 @@ const (
 	SearchSentBefore // the day in Date:
 	SearchSentOn
 	SearchSentSince
-	SearchYounger // INTERNALDATE within Number seconds
+	SearchSavedBefore // the day on which it came into the mailbox (RFC 8514)
+	SearchSavedOn
+	SearchSavedSince
+	SearchEmailID  // Text
+	SearchThreadID // no message has one
+	SearchYounger  // INTERNALDATE within Number seconds
 	SearchOlder
 	SearchModSeq
 )
@@ -102,7 +107,7 @@ func (p *searchParser) returnOpts(a *SearchArgs) {
 		case "ALL":
 			a.All = true
 		default:
-			p.Bad("Invalid Search return option %s", word)
+			p.Bad("Invalid Search return option %s", strings.ToLower(word))
 		}
 	})
 	if n == 0 {
@@ -154,7 +159,7 @@ func (p *searchParser) search(word string, depth int) (k SearchKey) {
 		return SearchKey{Op: SearchFlag, Text: flag, Unset: unset}
 	}
 	switch word {
-	case "ALL":
+	case "ALL", "SAVEDATESUPPORTED": // RFC 8514, 4.3: it is, in every mailbox
 		return k
 	case "NEW":
 		k.Op = SearchNew
@@ -184,6 +189,13 @@ func (p *searchParser) search(word string, depth int) (k SearchKey) {
 		if p.err == error(ErrSet) {
 			p.err = &BadError{"Invalid UID sequence in Search command"}
 		}
+	case "EMAILID", "THREADID": // RFC 8474, 6
+		k.Op = SearchEmailID
+		if word == "THREADID" {
+			k.Op = SearchThreadID
+		}
+		p.arg(word)
+		k.Text = p.AString()
 	case "HEADER":
 		k.Op = SearchHeader
 		p.arg(word)
@@ -217,9 +229,10 @@ func (p *searchParser) searchValue(word string, k *SearchKey) {
 		if _, fatal := p.fatal(); p.err != nil && !fatal {
 			p.err = &BadError{"Invalid number in Search " + strings.ToLower(word)}
 		}
-	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE":
+	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE", "SAVEDBEFORE", "SAVEDON", "SAVEDSINCE":
 		k.Op = map[string]SearchOp{"BEFORE": SearchBefore, "ON": SearchOn, "SINCE": SearchSince,
-			"SENTBEFORE": SearchSentBefore, "SENTON": SearchSentOn, "SENTSINCE": SearchSentSince}[word]
+			"SENTBEFORE": SearchSentBefore, "SENTON": SearchSentOn, "SENTSINCE": SearchSentSince,
+			"SAVEDBEFORE": SearchSavedBefore, "SAVEDON": SearchSavedOn, "SAVEDSINCE": SearchSavedSince}[word]
 		p.arg(word)
 		text := p.AString()
 		day, err := time.Parse("2-Jan-2006", text)

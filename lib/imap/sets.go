@@ -19,7 +19,8 @@ type Range[T ~uint32] struct{ Lo, Hi T }
 const Star = 1<<32 - 1
 
 // Set is a sequence-set, RFC 3501, section 9, as it was written: ranges in any
-// order, that may run either way.
+// order, that may run either way. Numbers that no message can have (Star itself,
+// and what has more than 32 bits) are the greatest that one could have.
 type Set[T ~uint32] []Range[T]
 
 // SeqSet and UIDSet are the two kinds of set.
@@ -60,12 +61,12 @@ func parseSet[T ~uint32](b []byte, limit int) (Set[T], bool) {
 			return Star, true
 		}
 		n, i := uint64(0), 0
-		for i < len(b) && i < 11 && '0' <= b[i] && b[i] <= '9' {
-			n = n*10 + uint64(b[i]-'0')
+		for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+			n = min(n*10+uint64(b[i]-'0'), Star-1)
 			i++
 		}
 		b = b[i:]
-		return T(n), i > 0 && n < 1<<32-1
+		return T(n), i > 0
 	}
 	for {
 		lo, ok := number()

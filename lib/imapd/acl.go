@@ -166,7 +166,7 @@ func (s *session) tellQuota(root string, limit, used store.Quota) {
 	s.Raw("* QUOTA ").AString(root).Raw(" (")
 	sep := ""
 	if limit.Storage >= 0 {
-		s.Raw("STORAGE ").Number(uint64((used.Storage + 1023) / 1024)).Byte(' ').Number(uint64(limit.Storage / 1024))
+		s.Raw("STORAGE ").Number(uint64(used.Storage / 1024)).Byte(' ').Number(uint64(limit.Storage / 1024))
 		sep = " "
 	}
 	if limit.Messages >= 0 {
@@ -239,9 +239,15 @@ func (s *session) setQuota() {
 	name := s.dec.AString()
 	s.dec.SP()
 	q := store.Quota{Storage: -1, Messages: -1}
+	unknown := false
+	if !s.dec.Peek('(') {
+		s.dec.Bad("Invalid quota list in Setquota")
+	}
 	s.dec.List(func() {
 		word := s.dec.Word()
-		s.dec.SP()
+		if !s.dec.Take(' ') || !s.dec.PeekDigit() {
+			s.dec.Bad("Invalid quota list in Setquota")
+		}
 		n := int64(s.dec.Number())
 		switch word {
 		case "STORAGE":
@@ -249,7 +255,7 @@ func (s *session) setQuota() {
 		case "MESSAGE":
 			q.Messages = n
 		default:
-			s.dec.Bad("Unsupported quota resource %s", word)
+			unknown = true
 		}
 	})
 	if s.dec.CRLF(); !s.dec.OK() {
@@ -257,6 +263,10 @@ func (s *session) setQuota() {
 	}
 	if !s.user.Admin {
 		s.NO("Permission denied")
+		return
+	}
+	if unknown {
+		s.NO("Unsupported quota resource")
 		return
 	}
 	n, err := s.ns.Internal(name)

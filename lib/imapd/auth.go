@@ -296,7 +296,7 @@ func (s *session) exchange(mech string, server sasl.Server, response []byte) {
 			s.refuseLogin(mech, authcid, err, "authentication failure")
 			return
 		case done && authzid != "" && authzid != authcid && !slices.Contains(s.conf.Admins, authcid) && !slices.Contains(s.conf.Proxies, authcid):
-			s.refuseLogin(mech, authcid, &sasl.Error{Code: sasl.CodeNoAuthz, Text: "not authorized"}, "authorization failure")
+			s.refuseLogin(mech, authcid, &sasl.Error{Code: sasl.CodeNoAuthz, Text: "not authorized"}, "authentication failure")
 			return
 		case done:
 			if authzid != "" {

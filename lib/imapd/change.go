@@ -108,8 +108,8 @@ func (s *session) store(uid bool) {
 		s.NO("Permission denied")
 		return
 	}
-	if a.op.Conditional {
-		s.condstore = true
+	if a.op.Conditional && !s.condstore {
+		s.enableCondstore("UNCHANGEDSINCE")
 	}
 	uids := s.uids(which())
 	if uids.Empty() {
@@ -283,6 +283,11 @@ func (s *session) copy(uid, move bool) {
 	if err != nil {
 		s.sync(true)
 		s.fail(err)
+		return
+	}
+	if len(pairs) == 0 { // all were expunged by others: nothing was copied, so no OK
+		s.sync(true)
+		s.fail(store.ErrGone)
 		return
 	}
 	code := copyUID(view.Status().UIDValidity, pairs)

@@ -76,11 +76,11 @@ func (s *session) fetch(uid bool) {
 	if s.dec.CRLF(); !s.dec.OK() {
 		return
 	}
+	s.syncBut(false, nil) // new mail is told of, and found by "*"
 	spans := which()
 	j.prepare()
 	if j.modseq && !s.condstore {
-		s.condstore = true
-		s.Raw("* OK [HIGHESTMODSEQ ").Number(uint64(s.box.view.Status().HighestModSeq)).Raw("] CONDSTORE enabled by MODSEQ fetch\r\n")
+		s.enableCondstore("MODSEQ fetch")
 	}
 	if j.vanished {
 		next := max(s.box.view.Status().UIDNext, 2)
@@ -101,6 +101,13 @@ func (s *session) fetch(uid bool) {
 	default:
 		s.OK("Completed" + took)
 	}
+}
+
+// enableCondstore begins to tell mod-sequences, RFC 7162, 3.1: by a command that
+// names them, while a mailbox is open.
+func (s *session) enableCondstore(by string) {
+	s.condstore = true
+	s.Raw("* OK [HIGHESTMODSEQ ").Number(uint64(s.box.view.Status().HighestModSeq)).Raw("] CONDSTORE enabled by " + by + "\r\n")
 }
 
 // prepare finds out what the items need.
@@ -377,13 +384,18 @@ func (j *fetchJob) item(it *imap.FetchItem, m *store.Message, sum *message.Summa
 	case imap.ItemBodyShort:
 		j.Bytes(sum.Body)
 	case imap.ItemEmailID:
-		j.Raw(fmt.Sprintf("(M%x)", m.GUID))
+		j.Raw("(" + emailID(m) + ")")
+	case imap.ItemThreadID: // RFC 8474, 5.2: nil where threads have no identifiers
+		j.Raw("NIL")
 	case imap.ItemBody:
 		j.section(it.Section, sum)
 	case imap.ItemBinary, imap.ItemBinarySize:
 		j.binary(it, sum)
 	}
 }
+
+// emailID is the identifier that a message has wherever it is copied to, RFC 8474.
+func emailID(m *store.Message) string { return fmt.Sprintf("M%x", m.GUID) }
 
 func (j *fetchJob) date(unix int64) {
 	var buf [32]byte

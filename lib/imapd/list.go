@@ -53,7 +53,9 @@ func (s *session) list() {
 		if word := s.dec.Word(); word != "RETURN" {
 			s.dec.Bad("Unexpected extra arguments to List")
 		}
-		s.dec.SP()
+		if !s.dec.Take(' ') || !s.dec.Peek('(') {
+			s.dec.Bad("Missing return argument list")
+		}
 		j.returns()
 	}
 	j.tellSpecial = true // RFC 6154, 2 allows it unasked, and old clients profit

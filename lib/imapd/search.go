@@ -30,6 +30,7 @@ type condition struct {
 	flag     store.Flags
 	keyword  int // bit; -1: no message has it
 	field    string
+	text     string // an identifier
 	cached   bool
 	matcher  *message.Matcher
 	empty    bool // the text is: any header field will do
@@ -88,8 +89,10 @@ func (s *session) compile(k *imap.SearchKey, charset string) (condition, error) 
 		if k.Op == imap.SearchHeader {
 			c.cost = bySummary
 		}
-	case imap.SearchBefore, imap.SearchOn, imap.SearchSince:
+	case imap.SearchBefore, imap.SearchOn, imap.SearchSince, imap.SearchSavedBefore, imap.SearchSavedOn, imap.SearchSavedSince:
 		c.day(k.Date, s.conf.Now().Location())
+	case imap.SearchEmailID:
+		c.text = k.Text
 	case imap.SearchSentBefore, imap.SearchSentOn, imap.SearchSentSince:
 		c.day(k.Date, time.UTC)
 		c.cost = bySummary
@@ -185,6 +188,10 @@ func (c *condition) matchRecord(t *candidate) bool {
 		return m.Size < c.number
 	case imap.SearchBefore, imap.SearchOn, imap.SearchSince:
 		return c.inDay(c.op-imap.SearchBefore, m.Internal)
+	case imap.SearchSavedBefore, imap.SearchSavedOn, imap.SearchSavedSince:
+		return c.inDay(c.op-imap.SearchSavedBefore, m.Saved)
+	case imap.SearchEmailID:
+		return c.text == emailID(m)
 	case imap.SearchYounger:
 		return m.Internal > c.from
 	case imap.SearchOlder:
@@ -327,6 +334,7 @@ func (s *session) search(uid bool) {
 	if s.dec.CRLF(); !s.dec.OK() {
 		return
 	}
+	s.syncBut(false, nil)
 	c, err := s.compile(&a.Key, a.Charset)
 	if _, ok := message.Charset(a.Charset); !ok {
 		err = errCharset

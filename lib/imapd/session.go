@@ -188,6 +188,9 @@ func (s *session) loop() {
 		if s.Err() != nil {
 			return
 		}
+		if !s.dec.OK() && s.dec.Buffered() == 0 && s.Flush() != nil {
+			return // the refusal of a long literal is of use while it is being sent
+		}
 		if err := s.dec.Skip(); err != nil {
 			s.end(err)
 			return
@@ -249,12 +252,16 @@ func (s *session) grammar() {
 	case err == nil:
 	case err == imap.ErrMissing:
 		s.BAD("Missing required argument to " + name)
+	case err == imap.ErrExtra && s.command == "LOGIN":
+		s.BAD("Unexpected extra arguments to LOGIN") // in capitals, unlike the rest
 	case err == imap.ErrExtra:
 		s.BAD("Unexpected extra arguments to " + name)
 	case err == imap.ErrBig:
 		s.NO("[TOOBIG] Literal too large")
 	case err == error(imap.ErrSet):
 		s.BAD("Invalid sequence in " + name)
+	case err == error(imap.ErrNoClose):
+		s.BAD("Missing close parenthesis in " + name)
 	case err == errAnswered:
 	case errors.As(err, &bad):
 		s.BAD(bad.Text)

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -74,6 +75,10 @@ func New(conf Config) *Server {
 		engine: &smtp.Server{
 			Hostname: conf.Hostname, LMTP: true, Size: conf.MaxSize, Timeout: conf.Timeout,
 			Recipients: 10000,
+			// The client is a mail server, ours or another's. That it has many recipients
+			// whom we do not know, or keeps its connection with NOOP and RSET, is no error
+			// of its own: Cyrus counts nothing, and a 421 would delay the next message.
+			HardErrors: math.MaxInt32, SoftErrors: math.MaxInt32, JunkCommands: math.MaxInt32,
 		},
 	}
 }

@@ -133,13 +133,38 @@ func (l *lmtp) stored(name mailbox.Name) []string {
 const (
 	ok      = "250 2.1.5 Success SESSIONID=<ID>"
 	nobody  = "550-Mailbox unknown.  Either there is no mailbox associated with this\n550-name or you do not have authorization to see it.\n550 5.1.1 User unknown"
-	goAhead = "354 End data with <CR><LF>.<CR><LF>"
+	hello   = "250-here.test\n250-8BITMIME\n250-ENHANCEDSTATUSCODES\n250-PIPELINING\n250-SIZE\n250-IGNOREQUOTA\n250 Ok SESSIONID=<ID>"
+	goAhead = "354 go ahead"
 )
+
+// TestManyErrors: a mailing list with many unknown users, in a connection that is
+// kept for long, costs nobody his mail.
+func TestManyErrors(t *testing.T) {
+	l := newLMTP(t, nil)
+	for _, c := range [][2]string{
+		{"HELO mx", "500 5.5.2 Syntax error"}, {"LHLO", "500 5.5.2 Syntax error"}, {"FOO", "500 5.5.2 Syntax error"},
+		{"LHLO me.test", hello}, {"RCPT TO:<u1>", "503 5.5.1 Need MAIL command"}, {"DATA", "503 5.5.1 No recipients"},
+	} {
+		l.say(c[0], c[1])
+	}
+	for range 120 {
+		l.say("NOOP", "250 2.0.0 Ok")
+	}
+	l.say("MAIL FROM:<a@b>", "250 2.1.0 ok")
+	l.say("MAIL FROM:<a@b>", "503 5.5.1 Nested MAIL command")
+	l.say("DATA", "503 5.5.1 No recipients")
+	for range 50 {
+		l.say("RCPT TO:<nobody@here.test>", nobody)
+	}
+	l.say("RCPT TO:<u1@here.test>", "250 2.1.5 ok")
+	l.say("DATA", goAhead)
+	l.say("Subject: x\r\n\r\nhi\r\n.", ok)
+}
 
 // TestDialogue has what the running Cyrus 3.6 said to the same lines.
 func TestDialogue(t *testing.T) {
 	l := newLMTP(t, nil)
-	l.say("LHLO me.test", "250-here.test\n250-8BITMIME\n250-ENHANCEDSTATUSCODES\n250-PIPELINING\n250-SIZE\n250-IGNOREQUOTA\n250 Ok SESSIONID=<ID>")
+	l.say("LHLO me.test", hello)
 	l.say("VRFY u1", "252 2.3.3 try RCPT to attempt delivery")
 	l.say("MAIL FROM:<a@there.test>", "250 2.1.0 ok")
 	l.say("RCPT TO:<nosuch>", nobody)
@@ -210,7 +235,7 @@ func TestQuotaAndSize(t *testing.T) {
 
 func TestNoAuth(t *testing.T) {
 	l := newLMTP(t, func(c *Config) { c.PreAuth = func(net.Conn) bool { return false } })
-	l.say("LHLO me.test", "250-here.test\n250-8BITMIME\n250-ENHANCEDSTATUSCODES\n250-PIPELINING\n250-SIZE\n250-IGNOREQUOTA\n250 Ok SESSIONID=<ID>")
+	l.say("LHLO me.test", hello)
 	l.say("MAIL FROM:<a@there.test>", "430 Authentication required")
 }
 

@@ -305,7 +305,7 @@ func (c *Conn) extend(verb, args string) bool {
 
 // fail answers, and says that it was an error.
 func (c *Conn) fail(r Reply) bool {
-	c.reply(r)
+	c.reply(c.words(r))
 	return false
 }
 
@@ -610,7 +610,7 @@ func (c *Conn) doData(args string) bool {
 	if r := c.sess.Data(c.ctx); !r.OK() {
 		return c.fail(r)
 	}
-	c.reply(Reply{354, "", "End data with <CR><LF>.<CR><LF>"})
+	c.reply(c.words(Reply{354, "", "End data with <CR><LF>.<CR><LF>"}))
 	c.body = body{c: c, chunk: -1}
 	c.grow()
 	replies := c.sess.Content(c.ctx, &c.body)

@@ -41,7 +41,7 @@ func ParseRights(letters string) (r Rights, ok bool) {
 	for i := 0; i < len(letters); i++ {
 		switch c := letters[i]; c {
 		case 'c':
-			r |= RightCreate
+			r |= RightCreate | RightDelete
 		case 'd':
 			r |= RightDeleteMsg | RightExpunge
 		default:

@@ -582,7 +582,7 @@ func TestReleased(t *testing.T) { // rule 12: the last session takes the snapsho
 
 func TestRights(t *testing.T) {
 	for in, want := range map[string]string{
-		"lrs": "lrs", "lrswipkxtecdan": "lrswipkxtecdan", "x": "xc", "c": "kc", "d": "ted", "t": "td", "0n9": "n09", "": "",
+		"lrs": "lrs", "lrswipkxtecdan": "lrswipkxtecdan", "x": "xc", "c": "kxc", "d": "ted", "t": "td", "0n9": "n09", "": "",
 	} {
 		r, ok := ParseRights(in)
 		if !ok || r.String() != want {
