@@ -92,6 +92,8 @@ func (p *submission) take(ctx context.Context, at time.Time) error {
 	log, end := p.d.log.As(p.d.conf.String("syslog_name") + "/pickup").Session()
 	defer end()
 	p.env.Local, p.env.Log, p.env.Arrival = true, log, at
+	classes := p.d.conf.List("smtputf8_autodetect_classes")
+	p.env.AutoUTF8 = p.d.conf.Bool("smtputf8_enable") && (has(classes, "sendmail") || has(classes, "all"))
 	if err := p.envelope(); err != nil {
 		return err
 	}

@@ -91,10 +91,11 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	conf := qmgr.Config{
 		Queue: q, Log: d.log, Prefix: d.conf.String("syslog_name") + "/", Resolver: router, Transports: transports, Outside: d.outside,
 		Local: expander, Bounce: bounce.New(d.bounceConfig(), d.notice), Forward: d.forward, Pickup: d.pickup,
-		ActiveLimit: d.conf.Int("qmgr_message_active_limit"), Chunk: min(d.conf.Int("qmgr_message_recipient_limit"), 1000),
-		QueueRunDelay: d.conf.Duration("queue_run_delay"), MinBackoff: d.conf.Duration("minimal_backoff_time"),
-		MaxBackoff: d.conf.Duration("maximal_backoff_time"), Lifetime: d.conf.Duration("maximal_queue_lifetime"),
-		BounceLifetime: d.conf.Duration("bounce_queue_lifetime"), DeferTransport: map[string]bool{},
+		ActiveLimit: d.conf.Int("qmgr_message_active_limit"), Recipients: d.conf.Int("qmgr_message_recipient_limit"), MinRecipients: d.conf.Int("qmgr_message_recipient_minimum"),
+		RefillDelay:   d.conf.Duration("default_recipient_refill_delay"),
+		QueueRunDelay: d.conf.Duration("queue_run_delay"), MinBackoff: d.atLeastSome("minimal_backoff_time"),
+		MaxBackoff: d.atLeastSome("maximal_backoff_time"), Lifetime: d.atLeastSome("maximal_queue_lifetime"),
+		BounceLifetime: d.atLeastSome("bounce_queue_lifetime"), DeferTransport: map[string]bool{},
 		Rewrite: router.Rewrite, SoftBounce: d.conf.Bool("soft_bounce"), FilterNextHop: d.conf.String("default_filter_nexthop"),
 	}
 	for _, name := range d.conf.List("defer_transports") {
@@ -103,6 +104,10 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	d.m = qmgr.New(conf)
 	return d, d.conf.Err()
 }
+
+// atLeastSome is a time for which 0 means "at once", as in maximal_queue_lifetime
+// (one try and no more), and not "as usual".
+func (d *daemon) atLeastSome(name string) time.Duration { return max(d.conf.Duration(name), 1) }
 
 func (d *daemon) bounceConfig() bounce.Config {
 	c := bounce.Config{

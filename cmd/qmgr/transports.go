@@ -88,7 +88,7 @@ func (d *daemon) transport(name, command string, conf *maincf.Config) *qmgr.Tran
 		Positive:    feedback(conf.Transport(name, "destination_concurrency_positive_feedback")),
 		Negative:    feedback(conf.Transport(name, "destination_concurrency_negative_feedback")),
 		Recipients:  conf.TransportInt(name, "destination_recipient_limit"),
-		RateDelay:   conf.TransportDuration(name, "destination_rate_delay"),
+		RateDelay:   conf.TransportDuration(name, "destination_rate_delay"), OwnRateDelay: conf.TransportDuration(name, "transport_rate_delay"),
 	}
 	t.FailedCohorts = float64(intOf(conf.Transport(name, "destination_concurrency_failed_cohort_limit")))
 	if t.Initial == 0 {
@@ -135,7 +135,7 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		KeepGreeting5x: !conf.Bool(p + "skip_5xx_greeting"),
 		CacheTime:      conf.Duration(p + "connection_cache_time_limit"), ReuseTime: conf.Duration(p + "connection_reuse_time_limit"),
 		ReuseCount: conf.Int(p + "connection_reuse_count_limit"), CacheAll: len(conf.List(p+"connection_cache_destinations")) > 0,
-		AssumeFinal: conf.Bool("lmtp_assume_final"),
+		AssumeFinal: conf.Bool("lmtp_assume_final"), NoDowngrade: conf.Bool("disable_mime_output_conversion"),
 	}
 	if port, err := strconv.Atoi(c.Port); err != nil || port <= 0 {
 		c.Port = map[bool]string{true: "24", false: "25"}[lmtp]
@@ -157,11 +157,24 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 	} else {
 		c.Client.Discard = conf.List("smtp_discard_ehlo_keywords")
 		c.Client.Plain = conf.Bool("smtp_never_send_ehlo")
+		c.Client.ByGreeting = !conf.Bool("smtp_always_send_ehlo")
+		c.BestMX = conf.String("best_mx_transport")
 		// Our own store gets what came in; the rest of the world what Postfix would send.
 		c.Client.BlankCR = conf.Bool("cleanup_replace_stray_cr_lf")
 	}
 	for i, w := range c.Client.Discard {
 		c.Client.Discard[i] = strings.ToLower(w)
+	}
+	keywordMaps := map[bool]string{true: "lmtp_discard_lhlo_keyword_address_maps", false: "smtp_discard_ehlo_keyword_address_maps"}[lmtp]
+	byAddress, err := mailconf.Table(conf, keywordMaps, d.log)
+	if err != nil {
+		return nil, err
+	}
+	if byAddress != nil {
+		c.DiscardFor = func(ctx context.Context, ip string) ([]string, bool, error) {
+			v, ok, err := byAddress.Lookup(ctx, ip)
+			return strings.FieldsFunc(strings.ToLower(v), func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }), ok, err
+		}
 	}
 	d.clientTLS(&c, conf, p)
 	if err := d.clientAuth(&c, conf, p); err != nil {

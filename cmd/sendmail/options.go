@@ -117,7 +117,7 @@ func (s *call) option(letter byte, arg string) error {
 		switch {
 		case len(arg) > 100:
 			s.warn("too long -V option value -- ignored")
-		case strings.IndexFunc(arg, func(r rune) bool { return r <= ' ' || r >= 127 }) >= 0:
+		case strings.IndexFunc(arg, func(r rune) bool { return r < ' ' || r >= 127 }) >= 0:
 			s.warn("bad syntax in -V option value -- ignored")
 		default:
 			s.envID = arg

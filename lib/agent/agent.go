@@ -57,6 +57,7 @@ type Request struct {
 	Ret        string // DSN RET: "", "FULL", "HDRS"
 	Encoding   string // "7bit", "8bit", "" unknown
 	SMTPUTF8   bool   // the message needs SMTPUTF8
+	AskUTF8    bool   // its sender asked for SMTPUTF8: needed or not, it goes on
 	Message    Message
 	Recipients []Recipient
 	NextHop    string // "[mx.example.org]:25", "unix:/run/lmtp", text for error

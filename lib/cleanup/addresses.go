@@ -53,7 +53,9 @@ func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) erro
 	a := c.complete(r.Address, true)
 	if r.ORCPT == "" && !bcc {
 		// What the sender will see in a notice, unless he said it himself.
-		r.ORCPT = "rfc822;" + a.Quoted()
+		if r.ORCPT = "rfc822;" + a.String(); eightBit(a.String()) {
+			r.ORCPT = "utf-8;" + a.String()
+		}
 	}
 	a, err := c.canonical(ctx, a, c.c.RecipientCanonical)
 	if err != nil {

@@ -344,7 +344,12 @@ func (d *Draft) Commit(ctx context.Context) error {
 }
 
 // sendOpt notes what in the letter needs SMTPUTF8.
-func (d *Draft) sendOpt(o queue.SendOpts) { d.q.SetSendOpts(d.q.SendOpts() | o) }
+func (d *Draft) sendOpt(o queue.SendOpts) {
+	if d.env.AutoUTF8 {
+		o |= queue.UTF8Requested
+	}
+	d.q.SetSendOpts(d.q.SendOpts() | o)
+}
 
 func eightBit[T string | []byte](s T) bool {
 	for i := 0; i < len(s); i++ {

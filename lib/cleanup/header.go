@@ -145,9 +145,6 @@ func (d *Draft) flushHeader() error {
 	}
 	if eightBit(h) {
 		d.sendOpt(queue.UTF8Header)
-		if d.env.AutoUTF8 {
-			d.sendOpt(queue.UTF8Requested)
-		}
 	}
 	if kind := addressHeader(name); kind != notAddresses && !d.env.Plain && d.rewrites() {
 		return d.rewriteHeader(h, colon+1, kind)

@@ -173,7 +173,7 @@ func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Ad
 		rrs, err := r.ask(ctx, host, q.t)
 		if err != nil {
 			// A failure outweighs "no data"; else the last type is named.
-			if first == nil || KindOf(first) != Temporary {
+			if first == nil || KindOf(first) != Temporary || KindOf(err) == Temporary {
 				first = err
 			}
 			if e := (*Error)(nil); q.t == mdns.TypeA && f == Both && KindOf(err) == NotFound && errors.As(err, &e) {

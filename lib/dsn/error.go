@@ -83,9 +83,10 @@ func (e *Error) ReplyCode() int {
 	return 451
 }
 
-// Error is what the mail log shows in parentheses behind a status.
+// Error is what the mail log shows in parentheses behind a status: Text, else
+// what the other side said.
 func (e *Error) Error() string {
-	if r := e.Remote; r != nil {
+	if r := e.Remote; r != nil && e.Text == "" {
 		s := fmt.Sprintf("host %s said: %s", r.Host, r.Reply)
 		if r.Phase != "" {
 			s += " (in reply to " + r.Phase + ")"

@@ -111,11 +111,7 @@ func (s *settlement) onward(it item, res agent.Result) {
 	g.m.mu.Lock()
 	gr.then = append(gr.then, steps...)
 	gr.left += hops
-	g.pending += len(p.entries)
-	for _, e := range p.entries {
-		g.m.enqueue(e)
-	}
-	g.m.dispatch()
+	g.m.enqueue(g, p.entries...)
 	g.m.mu.Unlock()
 	it.group = gr
 	here := res.Text != "" // it was also delivered where it is

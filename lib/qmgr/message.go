@@ -37,8 +37,11 @@ type message struct {
 	users   int   // of file
 	next    int64 // where to read on; -1: all recipients were read
 	pending int   // entries under way, and one while recipients are read
-	late    bool  // a recipient is deferred
-	loaded  bool  // the file is in the active directory
+	held    int   // recipients in memory
+	reading bool
+	refill  *time.Timer // reads on although nobody left
+	late    bool        // a recipient is deferred
+	loaded  bool        // the file is in the active directory
 }
 
 // item is a recipient on its way to an agent.
@@ -135,8 +138,48 @@ func (g *message) close() {
 
 // begin reads and routes the first recipients. pending holds one for us.
 func (g *message) begin(ctx context.Context) {
+	g.m.mu.Lock()
+	g.reading = true
+	g.m.mu.Unlock()
 	g.read(ctx)
-	g.done(ctx, 1)
+	g.done(ctx, nil)
+}
+
+// portion is how many recipients may be read now; it needs the lock.
+func (g *message) portion() int {
+	room := g.m.c.Recipients - g.m.recipients
+	return min(max(room, g.m.c.MinRecipients-g.held, 0), g.m.c.Chunk)
+}
+
+// readOn reads more recipients beside the deliveries. It needs the lock.
+func (g *message) readOn(ctx context.Context) {
+	g.reading = true
+	g.pending++
+	g.m.deliveries++
+	go func() {
+		g.read(ctx)
+		g.done(ctx, nil)
+		g.m.mu.Lock()
+		defer g.m.mu.Unlock()
+		g.m.deliveries--
+		g.m.cond.Broadcast()
+	}()
+}
+
+// refillLater makes sure that recipients behind those of a slow site are not
+// read only when that has answered. It needs the lock.
+func (g *message) refillLater(ctx context.Context) {
+	g.refill = time.AfterFunc(g.m.c.RefillDelay, func() {
+		g.m.mu.Lock()
+		defer g.m.mu.Unlock()
+		switch {
+		case g.next < 0 || g.reading || g.m.draining: // a read sets it anew
+		case g.m.recipients < g.m.c.Recipients:
+			g.readOn(ctx)
+		default:
+			g.refillLater(ctx)
+		}
+	})
 }
 
 // read takes the next chunk of recipients, resolves them, and queues entries.
@@ -153,7 +196,10 @@ func (g *message) read(ctx context.Context) {
 			g.trouble(errors.New("routing failed"))
 		}
 	}()
-	list, next, err := f.Recipients(g.next, g.m.c.Chunk)
+	g.m.mu.Lock()
+	n := max(g.portion(), 1)
+	g.m.mu.Unlock()
+	list, next, err := f.Recipients(g.next, n)
 	if err != nil {
 		g.trouble(err)
 	}
@@ -169,12 +215,10 @@ func (g *message) read(ctx context.Context) {
 	}
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
-	g.next = next
-	g.pending += len(plan.entries)
-	for _, e := range plan.entries {
-		g.m.enqueue(e)
+	if g.next = next; next >= 0 {
+		g.refillLater(ctx)
 	}
-	g.m.dispatch()
+	g.m.enqueue(g, plan.entries...)
 }
 
 // redirect turns the first recipient into the one to whom REDIRECT of access(5)
@@ -354,27 +398,28 @@ func (p *planner) put(it item, transport, hop string) {
 	e.items = append(e.items, it)
 }
 
-// done counts finished entries down; the last one reads on or ends the message.
-func (g *message) done(ctx context.Context, n int) {
-	for {
-		g.m.mu.Lock()
-		g.pending -= n
-		if g.pending > 0 {
-			g.m.mu.Unlock()
-			return
+// done says that an entry has its answers or, without one, that recipients were
+// read. When half of those in memory are gone the next ones are read; when all
+// are, the message ends.
+func (g *message) done(ctx context.Context, e *entry) {
+	g.m.mu.Lock()
+	g.pending--
+	if e == nil {
+		g.reading = false
+	} else {
+		g.held -= len(e.items)
+		g.m.recipients -= len(e.items)
+	}
+	if g.next >= 0 && !g.reading && !g.m.draining && (g.pending == 0 || g.held <= g.m.c.Chunk/2 && g.portion() > g.m.c.Chunk/4) {
+		if g.refill != nil {
+			g.refill.Stop()
 		}
-		if g.next < 0 || g.m.draining {
-			finish := g.next < 0
-			g.m.mu.Unlock()
-			if finish {
-				g.end(ctx)
-			}
-			return
-		}
-		g.pending = 1 // for read
-		g.m.mu.Unlock()
-		g.read(ctx)
-		n = 1
+		g.readOn(ctx)
+	}
+	end := g.pending == 0 && g.next < 0
+	g.m.mu.Unlock()
+	if end {
+		g.end(ctx)
 	}
 }
 
@@ -518,7 +563,7 @@ func (g *message) notify(ctx context.Context, kind bounce.Kind, dir queue.Dir) e
 	}
 	n := &bounce.Notice{
 		Kind: kind, QueueID: g.id, Sender: g.env.Sender, EnvID: g.env.EnvID, Ret: g.env.Ret,
-		SMTPUTF8: g.env.SendOpts.SMTPUTF8(), Arrival: g.env.Arrival,
+		SMTPUTF8: g.env.SendOpts&queue.UTF8Requested != 0, Arrival: g.env.Arrival,
 		Entries: g.m.c.Queue.ReadLog(dir, g.id),
 	}
 	if f, err := g.open(); err == nil {

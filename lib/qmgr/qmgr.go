@@ -13,8 +13,10 @@
 //
 // Within a transport the destinations take turns, and each has its own number
 // of parallel deliveries, which grows while deliveries succeed and shrinks to
-// nothing for a while when the site fails (Postfix' concurrency feedback). So a
-// slow site delays nobody else.
+// nothing for a while when the site fails (Postfix' concurrency feedback). At a
+// destination the messages take turns, and those with few recipients have every
+// second turn of a transport. So a slow site delays nobody else, nor does a huge
+// list, whose recipients are read as others leave, or after a while in any case.
 //
 // It promises that a recipient is marked done only after an agent took
 // responsibility or a bounce is logged, so that a crash at any moment loses
@@ -61,6 +63,7 @@ type Transport struct {
 	FailedCohorts      float64       // <transport>_destination_concurrency_failed_cohort_limit
 	Recipients         int           // <transport>_destination_recipient_limit; 1: recipients are destinations
 	RateDelay          time.Duration // <transport>_destination_rate_delay
+	OwnRateDelay       time.Duration // <transport>_transport_rate_delay
 }
 
 // Config is what the manager needs.
@@ -80,6 +83,9 @@ type Config struct {
 
 	ActiveLimit    int           // qmgr_message_active_limit; 0: 20000
 	Chunk          int           // recipients of a message in memory at a time; 0: 1000
+	Recipients     int           // of all messages, qmgr_message_recipient_limit; 0: 20000
+	MinRecipients  int           // each message may have some, qmgr_message_recipient_minimum; 0: 10
+	RefillDelay    time.Duration // default_recipient_refill_delay; 0: 5 s
 	QueueRunDelay  time.Duration // queue_run_delay; 0: 300 s
 	MinBackoff     time.Duration // minimal_backoff_time; 0: 300 s
 	MaxBackoff     time.Duration // maximal_backoff_time; 0: 4000 s
@@ -114,6 +120,7 @@ type Manager struct {
 	deliveries int
 	feeding    int
 	openFiles  int
+	recipients int // in memory
 	draining   bool
 	jobs       sync.WaitGroup
 }
@@ -145,6 +152,8 @@ func or[T comparable](v, d T) T {
 func New(c Config) *Manager {
 	c.ActiveLimit = or(c.ActiveLimit, 20000)
 	c.Chunk = or(c.Chunk, 1000)
+	c.Recipients, c.MinRecipients = or(c.Recipients, 20000), or(c.MinRecipients, 10)
+	c.RefillDelay = or(c.RefillDelay, 5*time.Second)
 	c.QueueRunDelay = or(c.QueueRunDelay, 300*time.Second)
 	c.MinBackoff = or(c.MinBackoff, 300*time.Second)
 	c.MaxBackoff = or(c.MaxBackoff, 4000*time.Second)

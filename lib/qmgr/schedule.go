@@ -10,6 +10,7 @@ import (
 	"angarium/lib/agent"
 	"angarium/lib/deliver/local"
 	"angarium/lib/dsn"
+	"angarium/lib/queue"
 )
 
 // Feedback is <transport>_destination_concurrency_positive_feedback and its
@@ -28,6 +29,7 @@ type entry struct {
 	tag       string       // with fixed
 	fixed     error        // the answer is known
 	dropped   bool         // it is: thrown away
+	same      *entry       // the next one of this message, for this destination
 	forwards  []local.Step // to be carried on in new messages
 }
 
@@ -37,16 +39,37 @@ func (e *entry) known() bool { return e.fixed != nil || e.dropped }
 // transport is the state of one.
 type transport struct {
 	*Transport
-	busy  int
-	dests map[string]*destination
-	ready ring // destinations that have work and may do it
+	busy   int
+	paused bool // OwnRateDelay
+	dests  map[string]*destination
+	// Destinations that have work and may do it: those where a message with few
+	// recipients is next, and the others. They are asked in turns.
+	small, big ring
+	turn       bool
+}
+
+// may reports whether another delivery may begin.
+func (t *transport) may() bool { return !t.paused && (t.Limit == 0 || t.busy < t.Limit) }
+
+// pop takes the destination whose turn it is, nil if there is none.
+func (t *transport) pop() *destination {
+	first, second := &t.small, &t.big
+	if t.turn {
+		first, second = second, first
+	}
+	t.turn = !t.turn
+	if d := first.pop(); d != nil {
+		return d
+	}
+	return second.pop()
 }
 
 // destination is a site, or a recipient, that messages wait for.
 type destination struct {
 	t        *transport
 	name     string
-	todo     []*entry
+	todo     []*entry            // of each message that waits the next one
+	last     map[*message]*entry // of messages with several
 	busy     int
 	window   int // deliveries that may run; 0: the site is dead
 	success  float64
@@ -142,8 +165,20 @@ func fixedAgent(f func(r *agent.Request) error) agent.Agent {
 	}
 }
 
-// enqueue needs the lock.
-func (m *Manager) enqueue(e *entry) {
+// enqueue lets entries of one message wait for their turns. It needs the lock.
+func (m *Manager) enqueue(g *message, list ...*entry) {
+	g.pending += len(list)
+	for _, e := range list {
+		g.held += len(e.items)
+		m.recipients += len(e.items)
+	}
+	for _, e := range list {
+		m.enqueue1(e)
+	}
+	m.dispatch()
+}
+
+func (m *Manager) enqueue1(e *entry) {
 	name, dest := e.transport, e.dest
 	switch {
 	case e.known() || e.forwards != nil:
@@ -169,8 +204,42 @@ func (m *Manager) enqueue(e *entry) {
 		}
 		t.dests[dest] = d
 	}
-	d.todo = append(d.todo, e)
+	d.add(e)
 	d.offer()
+}
+
+// add lets e wait: behind those of its own message, else behind all others.
+func (d *destination) add(e *entry) {
+	prev := d.last[e.g]
+	if prev != nil {
+		prev.same = e
+	} else {
+		d.todo = append(d.todo, e)
+	}
+	if prev == nil && e.g.held <= len(e.items) && e.g.next < 0 {
+		return // the only one
+	}
+	if d.last == nil {
+		d.last = map[*message]*entry{}
+	}
+	d.last[e.g] = e
+}
+
+// next takes an entry of the message whose turn it is.
+func (d *destination) next() *entry {
+	e := d.todo[0]
+	d.todo[0] = nil
+	d.todo = d.todo[1:]
+	if e.same != nil {
+		d.todo = append(d.todo, e.same)
+		e.same = nil
+	} else if d.last[e.g] == e {
+		delete(d.last, e.g)
+	}
+	if len(d.todo) == 0 {
+		d.todo = nil
+	}
+	return e
 }
 
 // offer puts d into the ring if it has work that may be done.
@@ -182,8 +251,15 @@ func (d *destination) offer() {
 		return // its timer will offer it
 	}
 	d.queued = true
-	d.t.ready.push(d)
+	if d.todo[0].g.held <= fewRecipients {
+		d.t.small.push(d)
+	} else {
+		d.t.big.push(d)
+	}
 }
+
+// fewRecipients make no mailing list.
+const fewRecipients = 10
 
 // dispatch starts what may start. It needs the lock.
 func (m *Manager) dispatch() {
@@ -191,8 +267,8 @@ func (m *Manager) dispatch() {
 		return
 	}
 	for _, t := range m.transports {
-		for t.Limit == 0 || t.busy < t.Limit {
-			d := t.ready.pop()
+		for t.may() {
+			d := t.pop()
 			if d == nil {
 				break
 			}
@@ -211,11 +287,7 @@ func (m *Manager) take(d *destination) *entry {
 	if len(d.todo) == 0 || d.why == nil && d.busy >= d.window {
 		return nil
 	}
-	e := d.todo[0]
-	d.todo[0] = nil
-	if d.todo = d.todo[1:]; len(d.todo) == 0 {
-		d.todo = nil
-	}
+	e := d.next()
 	if d.why != nil && !e.known() && e.forwards == nil {
 		c := *d.why
 		c.Code[0] = 4
@@ -226,6 +298,15 @@ func (m *Manager) take(d *destination) *entry {
 	d.t.busy++
 	if d.t.RateDelay > 0 && d.why == nil {
 		m.pause(d)
+	}
+	if d.t.OwnRateDelay > 0 {
+		d.t.paused = true
+		time.AfterFunc(d.t.OwnRateDelay, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			d.t.paused = false
+			m.dispatch()
+		})
 	}
 	return e
 }
@@ -257,9 +338,9 @@ func (m *Manager) run(d *destination, e *entry) {
 		// Others of this transport go first: the destinations take turns.
 		d.offer()
 		e = nil
-		if next := d.t.ready.pop(); next != nil {
+		if next := d.t.pop(); next != nil {
 			next.queued = false
-			if m.draining || d.t.Limit > 0 && d.t.busy >= d.t.Limit {
+			if m.draining || !d.t.may() {
 				next.offer()
 			} else if e = m.take(next); e != nil {
 				next.offer()
@@ -303,7 +384,7 @@ func (d *destination) idle() bool {
 func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	ctx := context.Background()
 	g := e.g
-	defer g.done(ctx, 1)
+	defer g.done(ctx, e)
 	defer func() {
 		if p := recover(); p != nil {
 			m.died1(g.id, p)
@@ -336,7 +417,7 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	} else {
 		results = m.call(ctx, d, e, &agent.Request{
 			QueueID: g.id, Sender: g.env.Sender, EnvID: g.env.EnvID, Ret: g.env.Ret, Encoding: g.env.Encoding,
-			SMTPUTF8: g.env.SendOpts.SMTPUTF8(), Message: sized{f, g.size}, NextHop: e.hop, Arrival: g.env.Arrival, Activated: g.active,
+			SMTPUTF8: g.env.SendOpts.SMTPUTF8(), AskUTF8: g.env.SendOpts&queue.UTF8Requested != 0, Message: sized{f, g.size}, NextHop: e.hop, Arrival: g.env.Arrival, Activated: g.active,
 			Client: g.env.Client, Log: log, Recipients: addresses(e.items), More: m.more(d),
 			Trace: g.env.Trace != 0, Verify: g.verify(),
 		})

@@ -150,7 +150,7 @@ func logEntry(r agent.Recipient, res agent.Result) queue.LogEntry {
 	}
 	if err.Remote != nil {
 		e.MTAType, e.MTAName = "dns", hostOf(err.Remote.Host)
-		e.DiagType, e.DiagText = "smtp", err.Remote.Reply
+		e.DiagType, e.DiagText = "smtp", strings.TrimRight(err.Remote.Reply, " ")
 	}
 	return e
 }
@@ -245,9 +245,7 @@ func (s *settlement) leave(it item, ok bool) {
 		steps = append(steps, local.Step{Recipient: r, Forward: true, Sender: s.g.env.Sender})
 	}
 	if len(steps) > 0 {
-		s.g.pending++
-		m.enqueue(m.forwardEntry(s.g, item{Recipient: gr.top}, steps))
-		m.dispatch()
+		m.enqueue(s.g, m.forwardEntry(s.g, item{Recipient: gr.top}, steps))
 		return
 	}
 	if err := s.f.MarkDone(gr.top); err != nil {

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"angarium/lib/address"
 	"angarium/lib/agent"
@@ -25,15 +27,19 @@ type ClientOptions struct {
 	Helo  string // our name in HELO, EHLO, LHLO; "": localhost
 	Host  string // the server as errors and logs name it: "mx.example.org[192.0.2.1]"
 	Plain bool   // smtp_never_send_ehlo
+	// ByGreeting is smtp_always_send_ehlo = no: EHLO only where the greeting has
+	// the word ESMTP.
+	ByGreeting bool
 
 	// Time-outs of each step; 0: those of smtp(8).
 	HeloTimeout, MailTimeout, RcptTimeout                  time.Duration // 300 s each
 	DataInitTimeout, DataXferTimeout, DataDoneTimeout      time.Duration // 120 s, 180 s, 600 s
 	StartTLSTimeout, RsetTimeout, QuitTimeout, AuthTimeout time.Duration // 300 s, 20 s, 300 s, 300 s
 
-	Discard   []string // EHLO keywords to ignore, lower case
-	LineLimit int      // smtp_line_length_limit; 0: 998. Longer lines are broken as smtp(8) does; < 0: never
-	BlankCR   bool     // a CR that ends no line becomes a blank: some servers take CR.CRLF for the end of a message
+	Discard   []string          // EHLO keywords to ignore, lower case
+	LineLimit int               // smtp_line_length_limit; 0: 998. Longer lines are broken as smtp(8) does; < 0: never
+	Warn      func(what string) // about odd answers; may be nil
+	BlankCR   bool              // a CR that ends no line becomes a blank: some servers take CR.CRLF for the end of a message
 }
 
 // Client is one connection to a mail server. It is not safe for concurrent use.
@@ -46,7 +52,11 @@ type Client struct {
 	buf    []byte
 	out    []byte
 	ext    map[string]string
+	greet  string // the name in the greeting
+	name   string // and behind EHLO
+	sent   int    // transactions before this one
 	tls    *tls.ConnectionState
+	plain  bool // HELO
 	broken bool
 	closed bool // 421 was said
 	open   bool // the server is in a transaction, RFC 5321, 3.3
@@ -101,24 +111,14 @@ func ErrorText(err error) string {
 // reply is an answer of the server.
 type reply struct {
 	code   int
+	raw    []string // the lines as they came
 	lines  []string // without the code
 	status [3]int   // RFC 3463, if it has one
 }
 
-// String is the reply in one line, each of its lines with the code, as smtp(8)
-// logs it: "550-no such mailbox 550 5.1.1 User unknown".
-func (r *reply) String() string {
-	code := strconv.Itoa(r.code)
-	var b strings.Builder
-	for i, line := range r.lines {
-		if i < len(r.lines)-1 {
-			b.WriteString(code + "-" + line + " ")
-		} else {
-			b.WriteString(code + " " + line)
-		}
-	}
-	return b.String()
-}
+// String is the reply in one line, as smtp(8) logs it: "550-no such mailbox 550
+// 5.1.1 User unknown".
+func (r *reply) String() string { return strings.Join(r.raw, " ") }
 
 // fail makes the reply an error.
 func (c *Client) fail(r *reply, phase string) *dsn.Error {
@@ -132,12 +132,21 @@ func (c *Client) fail(r *reply, phase string) *dsn.Error {
 			e.Code[0] = 5
 		}
 	}
-	if r.code == 503 {
-		// "Bad sequence of commands" is about us, and never about the message:
-		// it waits, and the connection is of no further use.
+	if r.code == 503 && c.sent > 0 {
+		// "Bad sequence of commands" on a connection that was used before is about
+		// us, and not about the message: it waits, and the connection is of no
+		// further use.
 		e.Code = [3]int{4, 5, 0}
 		c.closed = true
 	}
+	return e
+}
+
+// turnedAway makes the reply an error of the whole server.
+func (c *Client) turnedAway(r *reply) *dsn.Error {
+	e := c.fail(r, "")
+	e.Text = "host " + c.o.Host + " refused to talk to me: " + r.String()
+	c.closed = true
 	return e
 }
 
@@ -164,8 +173,9 @@ func (p *protocolError) Error() string { return p.what }
 
 // limits on what a server may say.
 const (
-	maxReplyLine  = 2048
+	maxReplyLine  = 2048 // longer ones are cut
 	maxReplyLines = 512
+	maxReplyJunk  = 1 << 20 // octets of a cut line
 )
 
 // deadline bounds the next step by its time-out and by ctx.
@@ -197,7 +207,7 @@ func (c *Client) line() ([]byte, error) {
 		}
 		scanned = len(c.in)
 		if scanned >= maxReplyLine {
-			return nil, &protocolError{"reply line too long"}
+			return c.longLine()
 		}
 		if len(c.in) == 0 || cap(c.in) == len(c.in) {
 			c.in = c.buf[:copy(c.buf, c.in)]
@@ -210,7 +220,27 @@ func (c *Client) line() ([]byte, error) {
 	}
 }
 
-// read reads a reply, RFC 5321, 4.2.1.
+// longLine keeps the beginning of a line and throws the rest of it away.
+func (c *Client) longLine() ([]byte, error) {
+	kept := bytes.Clone(c.in[:maxReplyLine])
+	for junk := 0; junk < maxReplyJunk; {
+		n, err := c.conn.Read(c.buf)
+		if n == 0 && err != nil {
+			return nil, err
+		}
+		if i := bytes.IndexByte(c.buf[:n], '\n'); i >= 0 {
+			c.in = c.buf[i+1 : n]
+			c.oddity("response longer than " + strconv.Itoa(maxReplyLine) + ": " + printable(string(kept[:30])) + "...")
+			return kept, nil
+		}
+		junk += n
+	}
+	return nil, &protocolError{"endless reply line"}
+}
+
+// read reads a reply, RFC 5321, 4.2.1. Lines that are none are passed over as in
+// smtp(8), which finds servers behind talkative firewalls that way; but not where
+// several answers are under way, or a wrong one could be taken for the right one.
 func (c *Client) read() (*reply, error) {
 	r := &reply{}
 	for {
@@ -220,11 +250,15 @@ func (c *Client) read() (*reply, error) {
 		}
 		code, text, more, ok := parseReplyLine(l)
 		if !ok {
-			return nil, &protocolError{"bad reply: " + strconv.QuoteToASCII(string(l[:min(len(l), 80)]))}
+			if _, pipelining := c.ext["PIPELINING"]; pipelining || len(r.raw) > maxReplyLines {
+				return nil, &protocolError{"bad reply: " + strconv.QuoteToASCII(string(l[:min(len(l), 80)]))}
+			}
+			r.raw = append(r.raw, printable(string(l)))
+			continue
 		}
 		r.code = code
-		if len(r.lines) < maxReplyLines {
-			r.lines = append(r.lines, text)
+		if len(r.raw) <= maxReplyLines {
+			r.raw, r.lines = append(r.raw, printable(string(l))), append(r.lines, text)
 		} else if more {
 			return nil, &protocolError{"endless reply"}
 		}
@@ -242,6 +276,19 @@ func (c *Client) read() (*reply, error) {
 	}
 }
 
+// printable puts ? for what has no place in a log or a notice.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c == '\t':
+			return ' '
+		case c < ' ' || c == 0x7f || c == utf8.RuneError:
+			return '?'
+		}
+		return c
+	}, s)
+}
+
 // parseReplyLine takes "250-text", "250 text" or "250".
 func parseReplyLine(l []byte) (code int, text string, more, ok bool) {
 	if len(l) < 3 {
@@ -252,9 +299,6 @@ func parseReplyLine(l []byte) (code int, text string, more, ok bool) {
 			return 0, "", false, false
 		}
 		code = code*10 + int(d-'0')
-	}
-	if code < 200 || code > 599 {
-		return 0, "", false, false
 	}
 	if len(l) == 3 {
 		return code, "", false, true
@@ -290,20 +334,30 @@ func (c *Client) Hello(ctx context.Context) error {
 		return err
 	}
 	if r.code/100 != 2 {
-		e := c.fail(r, "")
-		e.Text = "host " + c.o.Host + " refused to talk to me: " + r.String()
-		e.Remote = nil
-		c.closed = true
+		e := c.turnedAway(r)
+		e.Err = ErrGreeting
 		return e
 	}
+	words := strings.Fields(strings.Join(r.lines, " "))
+	if len(words) > 0 {
+		c.greet = words[0]
+	}
+	c.plain = c.o.Plain || c.o.ByGreeting && !slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, "ESMTP") })
 	return c.hello(ctx)
 }
+
+// ErrGreeting is wrapped by the error of a server that turned us away before we
+// had said a word.
+var ErrGreeting = errors.New("unfriendly greeting")
+
+// Names are the server's names in its greeting and behind EHLO or HELO; "": none.
+func (c *Client) Names() (greeting, hello string) { return c.greet, c.name }
 
 func (c *Client) hello(ctx context.Context) error {
 	verb := "EHLO"
 	if c.o.LMTP {
 		verb = "LHLO"
-	} else if c.o.Plain {
+	} else if c.plain {
 		verb = "HELO"
 	}
 	c.ext = nil
@@ -313,6 +367,9 @@ func (c *Client) hello(ctx context.Context) error {
 			return err
 		}
 		if r.code/100 == 2 {
+			if words := strings.Fields(r.lines[0]); len(words) > 0 {
+				c.name = words[0]
+			}
 			if verb != "HELO" {
 				c.extensions(r.lines)
 			}
@@ -322,8 +379,7 @@ func (c *Client) hello(ctx context.Context) error {
 			verb = "HELO"
 			continue
 		}
-		e := c.fail(r, verb+" command")
-		return e
+		return c.turnedAway(r)
 	}
 }
 
@@ -334,9 +390,9 @@ lines:
 	for _, l := range lines[1:] {
 		name, params, _ := strings.Cut(l, " ")
 		name = upper(name)
-		if n, p, ok := strings.Cut(name, "="); ok && n == "AUTH" { // old servers
-			name, params = n, p+" "+params
-			if _, known := c.ext["AUTH"]; known {
+		if n, p, ok := strings.Cut(name, "="); ok { // old servers
+			name, params = n, strings.TrimSpace(p+" "+params)
+			if _, known := c.ext[name]; known && name == "AUTH" {
 				continue
 			}
 		}
@@ -345,7 +401,19 @@ lines:
 				continue lines
 			}
 		}
-		c.ext[name] = strings.TrimSpace(params)
+		params = strings.TrimSpace(params)
+		if name == "SIZE" && params != "" && strings.Trim(params, "0123456789") != "" {
+			c.oddity("bad EHLO SIZE limit \"" + printable(params) + "\" from ")
+		}
+		c.ext[name] = params
+	}
+}
+
+// oddity tells of what is no failure. A text that ends in a blank goes before the
+// server's name, others behind it.
+func (c *Client) oddity(what string) {
+	if c.o.Warn != nil {
+		c.o.Warn(what)
 	}
 }
 
@@ -423,7 +491,6 @@ func (c *Client) Auth(ctx context.Context, x ClientExchange) error {
 			e := c.fail(r, "AUTH command")
 			e.Text = "SASL authentication failed; server " + c.o.Host + " said: " + r.String()
 			e.Code[0] = 4 // our password may be changed: the mail waits
-			e.Remote = nil
 			return e
 		}
 		challenge, err := base64.StdEncoding.DecodeString(strings.Join(r.lines, ""))
@@ -451,12 +518,13 @@ type Message struct {
 	From       address.Address
 	Size       int64  // of the content with LF line ends; for SIZE=
 	Body       string // "8BITMIME", "7BIT" or ""; sent if the server offers it
-	SMTPUTF8   bool   // needs SMTPUTF8
+	SMTPUTF8   bool   // asked for; sent if the server offers it
 	EnvID, Ret string // DSN; sent if the server offers it
 	Recipients []Envelope
-	Content    io.Reader // LF line ends
-	Chunking   bool      // BDAT instead of DATA, if the server offers it
-	Probe      bool      // stop behind RCPT: would the server take it?
+	Content    io.Reader       // LF line ends
+	Chunking   bool            // BDAT instead of DATA, if the server offers it
+	Probe      bool            // stop behind RCPT: would the server take it?
+	Broke      func(limit int) // called once if a line had to be broken; may be nil
 }
 
 // Envelope is one recipient of a Message.

@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -410,6 +411,20 @@ func xtext(s string) string {
 			b.WriteByte('+')
 			b.WriteByte(hex[c>>4])
 			b.WriteByte(hex[c&15])
+		}
+	}
+	return b.String()
+}
+
+// uxtext writes the address of an ORCPT of type utf-8, RFC 6533, 3: readable by
+// everybody, whether SMTPUTF8 or not.
+func uxtext(s string) string {
+	var b strings.Builder
+	for _, c := range s {
+		if c > ' ' && c < 0x7f && c != '+' && c != '=' && c != '\\' {
+			b.WriteRune(c)
+		} else {
+			fmt.Fprintf(&b, "\\x{%02X}", c)
 		}
 	}
 	return b.String()

@@ -26,6 +26,7 @@ func (c *Client) Send(ctx context.Context, m *Message) []Answer {
 	}
 	if err == nil {
 		err = t.run(ctx)
+		c.sent++
 	}
 	if err != nil {
 		for i := range t.answers {
@@ -80,25 +81,22 @@ func (t *transfer) mailCommand() (string, error) {
 		if err == nil && n > 0 && m.Size > n {
 			return "", dsn.New(552, "5.3.4", "message size %d exceeds size limit %d of server %s", m.Size, n, c.o.Host)
 		}
-		if m.Size > 0 {
+		if m.Size > 0 && n > 0 {
 			b.WriteString(" SIZE=" + strconv.FormatInt(m.Size, 10))
 		}
 	}
 	if _, ok := c.ext["8BITMIME"]; ok && m.Body != "" {
 		b.WriteString(" BODY=" + m.Body)
 	}
-	if m.SMTPUTF8 {
-		if _, ok := c.ext["SMTPUTF8"]; !ok {
-			return "", dsn.New(550, "5.6.7", "SMTPUTF8 is required, but was not offered by host %s", c.o.Host)
-		}
+	if _, ok := c.ext["SMTPUTF8"]; ok && m.SMTPUTF8 {
 		b.WriteString(" SMTPUTF8")
 	}
 	if _, ok := c.ext["DSN"]; ok {
-		if m.Ret != "" {
-			b.WriteString(" RET=" + m.Ret)
-		}
 		if m.EnvID != "" {
 			b.WriteString(" ENVID=" + xtext(m.EnvID))
+		}
+		if m.Ret != "" {
+			b.WriteString(" RET=" + m.Ret)
 		}
 	}
 	return b.String(), nil
@@ -112,7 +110,11 @@ func (t *transfer) rcptCommand(e *Envelope) string {
 	}
 	if e.ORCPT != "" {
 		if kind, addr, ok := strings.Cut(e.ORCPT, ";"); ok {
-			cmd += " ORCPT=" + kind + ";" + xtext(addr)
+			if strings.EqualFold(kind, "utf-8") {
+				cmd += " ORCPT=" + kind + ";" + uxtext(addr)
+			} else {
+				cmd += " ORCPT=" + kind + ";" + xtext(addr)
+			}
 		}
 	}
 	if e.Notify != 0 {
@@ -198,12 +200,7 @@ func (t *transfer) rcptReply(i int, r *reply) {
 		}
 		return
 	}
-	// 552 is 452 said badly: RFC 5321, 4.5.3.1.10.
-	e := t.c.fail(r, rcptPhase)
-	if r.code == 552 && r.status[0] == 0 {
-		e.Reply, e.Code = 452, [3]int{4, 5, 3}
-	}
-	t.answers[i] = Answer{Err: e, Reply: r.String()}
+	t.answers[i] = Answer{Err: t.c.fail(r, rcptPhase), Reply: r.String()}
 }
 
 // pipelined sends MAIL, all RCPT and DATA in groups, RFC 2920.
@@ -323,6 +320,7 @@ func (t *transfer) content(ctx context.Context) error {
 	c := t.c
 	w := newStuffer(&c.o)
 	defer w.release()
+	defer t.tell(w)
 	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
 	defer bodyBuffers.Put(buf)
 	for {
@@ -383,11 +381,19 @@ func (t *transfer) finalReplies(ctx context.Context, phase string) error {
 	return nil
 }
 
+// tell says that lines were broken.
+func (t *transfer) tell(w *stuffer) {
+	if w.broke && t.m.Broke != nil {
+		t.m.Broke(w.limit)
+	}
+}
+
 // chunks sends the message as BDAT, RFC 3030. Line ends become CRLF there, too.
 func (t *transfer) chunks(ctx context.Context) error {
 	c := t.c
 	w := newStuffer(&c.o)
 	defer w.release()
+	defer t.tell(w)
 	w.plain = true
 	buf := bodyBuffers.Get().(*[bodyBuffer]byte)
 	defer bodyBuffers.Put(buf)
@@ -439,6 +445,7 @@ type stuffer struct {
 	plain  bool
 	blanks bool // for CR
 	inLine bool
+	broke  bool // a line was too long
 }
 
 // What a letter on its way needs is borrowed: a busy client would otherwise keep
@@ -500,6 +507,7 @@ func (s *stuffer) text(line []byte) {
 			if n <= 0 {
 				s.out = append(s.out, '\r', '\n', ' ')
 				s.col = 1
+				s.broke = true
 				continue
 			}
 		}

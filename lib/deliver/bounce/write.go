@@ -91,7 +91,7 @@ func (w *writer) header(to address.Address) {
 	daemon := address.Address{Local: "MAILER-DAEMON", Domain: w.c.Origin}
 	w.printf("Date: %s\nFrom: Mail Delivery System <%s>\nSubject: %s\nTo: %s\nAuto-Submitted: %s\nMIME-Version: 1.0\n",
 		date(w.c.Now()), daemon.Quoted(), w.subject(), to.Quoted(), auto)
-	w.printf("Content-Type: multipart/report; report-type=%sdelivery-status;\n\tboundary=\"%s\"\n", w.global(), w.boundary)
+	w.printf("Content-Type: multipart/report; report-type=delivery-status;\n\tboundary=\"%s\"\n", w.boundary)
 	w.encoding()
 	w.printf("\nThis is a MIME-encapsulated message.\n")
 }

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -125,8 +126,13 @@ func (d *delivery) exchangers(ctx context.Context, domain, port string) ([]place
 }
 
 func loops(domain string) error {
-	return dsn.New(0, "5.4.6", "mail for %s loops back to myself", domain)
+	e := dsn.New(0, "5.4.6", "mail for %s loops back to myself", domain)
+	e.Err = errLoops
+	return e
 }
+
+// errLoops is that the best way to a domain leads to this machine.
+var errLoops = errors.New("loops back")
 
 // resolveMX finds the addresses of all exchangers. If one of them is this
 // machine, it and what is no better than it is left out: mail must not go
@@ -146,6 +152,9 @@ func (d *delivery) resolveMX(ctx context.Context, domain, port string, mxs []dns
 		}
 		var group []place
 		for _, mx := range level {
+			if _, err := netip.ParseAddr(mx.Host); err == nil {
+				d.r.Log.Warnf("numeric domain name in resource data of MX record for %s: %s", domain, mx.Host)
+			}
 			addrs, err := d.addresses(ctx, mx.Host)
 			if err != nil {
 				if last == nil || !dns.Missing(err) {
@@ -159,14 +168,15 @@ func (d *delivery) resolveMX(ctx context.Context, domain, port string, mxs []dns
 				}
 				return d.limit(all), nil
 			}
-			group = append(group, d.spread(addrs, mx.Host, port)...)
+			for _, p := range d.spread(addrs, mx.Host, port) {
+				p.notBest = len(all) > 0
+				group = append(group, p)
+			}
 		}
 		all = append(all, group...)
 	}
 	if len(all) == 0 {
-		if dns.Missing(last) {
-			d.r.Log.Warnf("no MX host for %s has a valid address record", domain)
-		}
+		d.r.Log.Warnf("no MX host for %s has a valid address record", domain)
 		return nil, hostError(domain, last)
 	}
 	return d.limit(all), nil

@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,8 @@ import (
 	"angarium/lib/agent"
 	"angarium/lib/dns"
 	"angarium/lib/dsn"
+	"angarium/lib/maillog"
+	"angarium/lib/message"
 	"angarium/lib/smtp"
 	"angarium/lib/unixsock"
 )
@@ -56,6 +59,7 @@ type Config struct {
 	Port          string
 	OwnAddresses  []netip.Addr // inet_interfaces, proxy_interfaces
 	Fallback      []string     // smtp_fallback_relay
+	BestMX        string       // best_mx_transport: where mail goes that would loop
 	Bind4, Bind6  netip.Addr
 
 	ConnectTimeout time.Duration // 0: none but the kernel's
@@ -79,6 +83,11 @@ type Config struct {
 	CacheAll   bool          // also without more mail near (smtp_connection_cache_destinations)
 
 	AssumeFinal bool // lmtp_assume_final
+	NoDowngrade bool // disable_mime_output_conversion
+
+	// DiscardFor is smtp_discard_ehlo_keyword_address_maps; nil: Client.Discard
+	// holds for every server.
+	DiscardFor func(ctx context.Context, ip string) (keywords []string, ok bool, err error)
 }
 
 // Agent delivers by SMTP or LMTP. Deliver is its agent.Agent.
@@ -115,10 +124,11 @@ type place struct {
 	name             string // "mx.example.org[192.0.2.1]"
 	relay            string // with the port, for the log
 	key              string // of the connection cache
+	port25, notBest  bool   // may be ourselves, and is not the best exchanger
 }
 
 func (a *Agent) tcp(host string, ip netip.Addr, port string) place {
-	p := place{network: "tcp", host: host, port: port, address: net.JoinHostPort(ip.String(), port)}
+	p := place{network: "tcp", host: host, port: port, address: net.JoinHostPort(ip.String(), port), port25: port == "25" && !a.c.LMTP}
 	p.name = host + "[" + ip.String() + "]"
 	p.relay = p.name + ":" + port
 	return p
@@ -188,7 +198,9 @@ func (d *delivery) fail(i int, err error, relay string, setup, transmit time.Dur
 func (d *delivery) hop(ctx context.Context, hop string, lastHop bool) {
 	places, err := d.places(ctx, hop)
 	if err != nil {
-		d.last = err
+		if d.last = err; errors.Is(err, errLoops) && d.c.BestMX != "" {
+			d.passOn(hop)
+		}
 		return
 	}
 	sessions := 0
@@ -204,6 +216,20 @@ func (d *delivery) hop(ctx context.Context, hop string, lastHop bool) {
 			sessions++
 		}
 	}
+}
+
+// passOn gives recipients that would loop to best_mx_transport.
+func (d *delivery) passOn(hop string) {
+	transport, next, _ := strings.Cut(d.c.BestMX, ":")
+	if next == "" {
+		next = hop
+	}
+	for _, i := range d.left {
+		to := d.r.Recipients[i].Address
+		d.r.Log.Infof("%s: passing <%s> to transport=%s", d.r.QueueID, to.Quoted(), transport)
+		d.results[i] = agent.Result{Onward: []agent.Onward{{To: to, Hop: transport + ":" + next}}}
+	}
+	d.left = nil
 }
 
 // try carries the message to one address. It reports whether a session came
@@ -227,13 +253,13 @@ func (d *delivery) try(ctx context.Context, hop string, p place, final bool) boo
 	s, err := d.open(ctx, hop, p)
 	if err != nil {
 		d.note(p, err, final)
-		if final && !errors.Is(err, errConnect) { // it was there, and is named
+		if (final || dsn.Permanent(d.last)) && !errors.Is(err, errConnect) { // it was there, and is named
 			for _, i := range d.left {
 				d.fail(i, d.last, p.relay, time.Since(start), 0)
 			}
 			d.left = nil
 		}
-		return !errors.Is(err, errConnect)
+		return false
 	}
 	d.transfer(ctx, s, p, final, start)
 	d.part(ctx, s, p)
@@ -249,11 +275,7 @@ func (d *delivery) part(ctx context.Context, s *session, p place) {
 			return
 		}
 	}
-	if s.client.Broken() {
-		s.client.Close()
-	} else {
-		s.quit()
-	}
+	s.quit()
 }
 
 func (d *delivery) keep(s *session) bool {
@@ -268,7 +290,7 @@ var errConnect = errors.New("no connection")
 // several, only the last reason would be seen otherwise.
 func (d *delivery) note(p place, err error, final bool) {
 	var e *dsn.Error
-	if errors.As(err, &e) && e.Code[0] == 5 && !d.c.KeepGreeting5x {
+	if errors.As(err, &e) && e.Code[0] == 5 && errors.Is(err, smtp.ErrGreeting) && !d.c.KeepGreeting5x {
 		// smtp_skip_5xx_greeting: a server that turns everybody away now is
 		// no verdict about this message.
 		c := *e
@@ -276,8 +298,10 @@ func (d *delivery) note(p place, err error, final bool) {
 		err = &c
 	}
 	if errors.Is(err, errConnect) {
-		d.r.Log.Infof("%s", err.Error())
-	} else if !final {
+		if p.network == "tcp" {
+			d.r.Log.Infof("%s", err.Error())
+		}
+	} else if !final && !dsn.Permanent(err) {
 		d.r.Log.Infof("%s: %s", d.r.QueueID, err.Error())
 	}
 	d.last = err
@@ -324,7 +348,7 @@ func (d *delivery) open(ctx context.Context, hop string, p place) (*session, err
 		return nil, err
 	}
 	if err := d.secure(ctx, s, hop, p); err != nil {
-		s.client.Close()
+		s.quit()
 		if d.c.TLSLevel != "may" || !errors.Is(err, errTLS) {
 			return nil, err
 		}
@@ -334,15 +358,38 @@ func (d *delivery) open(ctx context.Context, hop string, p place) (*session, err
 			return nil, err
 		}
 		if err := s.client.Hello(ctx); err != nil {
-			s.client.Close()
+			s.quit()
 			return nil, err
 		}
 	}
-	if err := d.login(ctx, s, hop, p); err != nil {
-		s.client.Close()
+	err = d.ourselves(s, p)
+	if err == nil {
+		err = d.login(ctx, s, hop, p)
+	}
+	if err != nil {
+		s.quit()
 		return nil, err
 	}
 	return s, nil
+}
+
+// ourselves is an error if the server has our name: what we gave it would come back.
+func (d *delivery) ourselves(s *session, p place) error {
+	if !p.port25 {
+		return nil
+	}
+	greeting, hello := s.client.Names()
+	if strings.EqualFold(greeting, d.c.Hostname) {
+		d.r.Log.Warnf("host %s greeted me with my own hostname %s", p.relay, d.c.Hostname)
+	}
+	if !strings.EqualFold(hello, d.c.Hostname) {
+		return nil
+	}
+	d.r.Log.Warnf("host %s replied to HELO/EHLO with my own hostname %s", p.relay, d.c.Hostname)
+	if p.notBest {
+		return dsn.New(0, "4.4.6", "mail for %s loops back to myself", d.r.NextHop)
+	}
+	return dsn.New(0, "5.4.6", "mail for %s loops back to myself", d.r.NextHop)
 }
 
 func (d *delivery) connect(ctx context.Context, p place) (*session, error) {
@@ -356,8 +403,51 @@ func (d *delivery) connect(ctx context.Context, p place) (*session, error) {
 		return nil, connectError(p, err)
 	}
 	o := d.c.Client
-	o.LMTP, o.Helo, o.Host = d.c.LMTP, d.c.Helo, p.name
+	o.LMTP, o.Helo, o.Host, o.Warn = d.c.LMTP, d.c.Helo, p.name, p.odd(d.r.Log)
+	if o.Discard, err = d.discard(ctx, p); err != nil {
+		conn.Close()
+		return nil, err
+	}
 	return &session{conn: conn, client: smtp.NewClient(conn, o), began: time.Now(), used: 1}, nil
+}
+
+// odd logs what a server says that is no failure.
+func (p place) odd(log *maillog.Logger) func(string) {
+	return func(what string) {
+		if strings.HasSuffix(what, " ") {
+			log.Warnf("%s%s", what, p.relay)
+		} else {
+			log.Warnf("%s: %s", p.relay, what)
+		}
+	}
+}
+
+// keywords of smtp_discard_ehlo_keywords, in the order in which they are logged.
+var keywords = []string{"8BITMIME", "AUTH", "ETRN", "PIPELINING", "SIZE", "VRFY", "XCLIENT", "XFORWARD", "STARTTLS", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING"}
+
+// discard is what of the server's EHLO is not to be believed.
+func (d *delivery) discard(ctx context.Context, p place) ([]string, error) {
+	list := d.c.Client.Discard
+	if ip, _, err := net.SplitHostPort(p.address); err == nil && d.c.DiscardFor != nil {
+		special, ok, err := d.c.DiscardFor(ctx, ip)
+		if err != nil {
+			return nil, dsn.From(err, "smtp_discard_ehlo_keyword_address_maps lookup error")
+		}
+		if ok {
+			list = special
+		}
+	}
+	if len(list) == 0 || slices.Contains(list, "silent-discard") {
+		return list, nil
+	}
+	text := ""
+	for _, k := range keywords {
+		if slices.Contains(list, strings.ToLower(k)) {
+			text += " " + k
+		}
+	}
+	d.r.Log.Infof("discarding %s keywords:%s", map[bool]string{true: "LHLO", false: "EHLO"}[d.c.LMTP], text)
+	return list, nil
 }
 
 func (d *delivery) dial(ctx context.Context, p place) (net.Conn, error) {
@@ -440,11 +530,6 @@ func (d *delivery) login(ctx context.Context, s *session, hop string, p place) e
 	}
 	if err := s.client.Auth(ctx, x); err != nil {
 		e := *dsn.From(err, "SASL authentication failed")
-		e.Text = "SASL authentication failed; server " + p.name + " said: " + e.Error()
-		if e.Remote != nil {
-			e.Text = "SASL authentication failed; server " + p.name + " said: " + e.Remote.Reply
-			e.Remote = nil
-		}
 		e.Code[0] = 4 // a wrong password is for us to repair, not the sender's fault
 		return &e
 	}
@@ -467,11 +552,17 @@ func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool
 		}
 	}
 	m := &smtp.Message{
-		From: d.r.Sender, Size: d.r.Message.Size(), SMTPUTF8: d.r.SMTPUTF8,
+		From: d.r.Sender, Size: d.r.Message.Size(), SMTPUTF8: d.r.AskUTF8,
 		EnvID: d.r.EnvID, Ret: d.r.Ret, Probe: d.r.Verify,
+	}
+	m.Broke = func(limit int) {
+		d.r.Log.Infof("%s: breaking line > %d bytes with <CR><LF>SPACE", d.r.QueueID, limit)
 	}
 	if !m.Probe {
 		m.Content = d.r.Message.Content()
+		if _, ok := s.client.Extension("8BITMIME"); !ok && d.r.Encoding == "8bit" && !d.c.NoDowngrade && !d.r.SMTPUTF8 {
+			m.Content = message.To7Bit(m.Content)
+		}
 	}
 	switch d.r.Encoding {
 	case "8bit":
