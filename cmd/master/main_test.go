@@ -957,9 +957,40 @@ func TestCyrusStartFails(t *testing.T) {
 	tr := cyrusTree(t, "START {\n  bad cmd=\"/bin/false\"\n}\n"+imapService)
 	cmd := exec.Command(tr.path("bin/cyrmaster"), "-C", tr.path("etc/imapd.conf"), "-M", tr.path("etc/cyrus.conf"), "-p", tr.path("log/master.pid"), "-D")
 	cmd.Env = append(os.Environ(), "CYRUS_USER="+owner())
-	if err := cmd.Run(); err == nil {
-		t.Error("a failing START command should end the start")
+	if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("a failing START command should end the start with 1: %v", err)
 	}
 	tr.waitLog("process type:START name:bad path:/bin/false age:")
 	tr.waitLog("can't run startup")
+}
+
+// TestUsage: the exit statuses and texts of both personalities.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	tr := cyrusTree(t, imapService)
+	files := []string{"-C", tr.path("etc/imapd.conf"), "-M", tr.path("etc/cyrus.conf"), "-p", tr.path("log/master.pid")}
+	for _, c := range []struct {
+		program string
+		args    []string
+		code    int
+		first   string // line of standard error; "PATH" is the program as it was called
+	}{
+		{"master", []string{"-z"}, 1, "PATH: invalid option -- 'z'"},
+		{"master", []string{"word"}, 1, "master: fatal: usage: master [-c config_dir] [-D (debug)] [-d (don't detach from terminal)] [-e exit_time] [-t (test)] [-v] [-w (wait for initialization)]"},
+		{"master", []string{"-w", "-d"}, 1, "master: fatal: the -w option cannot be used with -d, -i, -s or -t"},
+		{"cyrmaster", []string{"-z"}, 78, "PATH: invalid option -- 'z'"},
+		{"cyrmaster", []string{"-d", "-D"}, 78, "cyrmaster: fatal: Unable to be both debug and daemon mode"},
+		{"cyrmaster", []string{"-j", "0"}, 78, "cyrmaster: fatal: The janitor period must be at least 1 second"},
+		{"cyrmaster", append(files, "-L", "/nonexistent/log"), 2, "cyrmaster: fatal: couldn't open /nonexistent/log: No such file or directory"},
+	} {
+		var stderr bytes.Buffer
+		cmd := exec.Command(tr.path("bin/"+c.program), c.args...)
+		cmd.Env = append(os.Environ(), "CYRUS_USER="+owner())
+		cmd.Stderr = &stderr
+		_ = cmd.Run()
+		got, _, _ := strings.Cut(stderr.String(), "\n")
+		if want := strings.ReplaceAll(c.first, "PATH", tr.path("bin/"+c.program)); got != want || cmd.ProcessState.ExitCode() != c.code {
+			t.Errorf("%s %s: exit %d %q, want %d %q", c.program, c.args, cmd.ProcessState.ExitCode(), got, c.code, want)
+		}
+	}
 }

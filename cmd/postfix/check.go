@@ -134,11 +134,26 @@ func (s *script) checkFatal(ctx context.Context) error {
 	for _, w := range s.conf.Warnings() {
 		s.warn("%s", w)
 	}
+	s.unused(ctx)
 	s.buildTables(ctx)
 	if exists(filepath.Join(s.commands, "postsuper")) {
 		return s.command(ctx, "postsuper", "-c", s.conf.Dir())
 	}
 	return nil
+}
+
+// unused has postconf warn of parameters that nothing uses, misspelt ones above all,
+// in its own name as in Postfix.
+func (s *script) unused(ctx context.Context) {
+	path := filepath.Join(s.commands, "postconf")
+	if !exists(path) {
+		return
+	}
+	cmd := exec.CommandContext(ctx, path, "-c", s.conf.Dir(), "-h", "mail_version")
+	cmd.Env, cmd.Stderr = s.environ(), s.c.Stderr
+	if err := cmd.Run(); err != nil {
+		s.warn("%s: %v", path, err)
+	}
 }
 
 // indexed are the table types that are served from name.cdb.

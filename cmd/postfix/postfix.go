@@ -35,7 +35,8 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	c.Count('v')
 	words, err := c.Parse()
 	if err != nil {
-		return cli.Exit(1, "usage: postfix [-c config_dir] [-Dv] command")
+		fmt.Fprintf(c.Stderr, "%s: %v\n", c.Name, err)
+		return cli.Exit(1, "usage: %s [-c config_dir] [-Dv] command", c.Name)
 	}
 	dir, err := filepath.Abs(maincf.Dir(*dirFlag))
 	if err != nil {

@@ -49,6 +49,7 @@ func Main(_ context.Context, c *cli.Cmd) error {
 	verbose := c.Count('v')
 	words, err := c.Parse()
 	if err != nil {
+		fmt.Fprintf(c.Stderr, "%s: %v\n", c.Name, err)
 		return cli.Exit(1, "usage: postlog [-c config_dir] [-i] [-p priority] [-t tag] [-v] [text]")
 	}
 	_ = verbose

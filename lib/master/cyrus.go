@@ -36,7 +36,8 @@ func Cyrus(ctx context.Context, c *cli.Cmd) error {
 	for {
 		letter, arg, ok, err := c.Getopt("C:M:p:l:j:L:dD")
 		if err != nil {
-			return err
+			fmt.Fprintf(c.Stderr, "%s: %v\n", c.Path, err)
+			return cli.Exit(cli.Config, "")
 		}
 		if !ok {
 			break
@@ -55,7 +56,7 @@ func Cyrus(ctx context.Context, c *cli.Cmd) error {
 		case 'j':
 			// Our children tell us of their end; there is nothing to sweep.
 			if n, err := strconv.Atoi(arg); err != nil || n < 1 {
-				return cli.Exit(1, "The janitor period must be at least 1 second")
+				return cli.Exit(cli.Config, "The janitor period must be at least 1 second")
 			}
 		case 'L':
 			o.logfile = arg
@@ -66,7 +67,7 @@ func Cyrus(ctx context.Context, c *cli.Cmd) error {
 		}
 	}
 	if o.daemon && o.debug {
-		return cli.Exit(1, "Unable to be both debug and daemon mode")
+		return cli.Exit(cli.Config, "Unable to be both debug and daemon mode")
 	}
 	for _, p := range []*string{&o.imapd, &o.cyrus, &o.pid} {
 		abs, err := filepath.Abs(*p)
@@ -116,7 +117,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	if o.logfile != "" {
 		if err := redirect(o.logfile); err != nil {
-			return fail(cli.OSErr, "couldn't open %s: %s", o.logfile, maillog.Reason(err))
+			return fail(2, "couldn't open %s: %s", o.logfile, maillog.Reason(err))
 		}
 	}
 	log.Log(maillog.Notice, "process started")
@@ -129,7 +130,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 		return fail(cli.OSErr, "can't change to the cyrus user: %v", err)
 	}
 	if err := runStart(log, o, lines.Start, cred, c); err != nil {
-		return fail(cli.Config, "%v", err)
+		return fail(1, "%v", err)
 	}
 	m, err := New(ctx, Config{
 		Log:   log,

@@ -32,13 +32,16 @@ type postfixOptions struct {
 	exitAfter                           int
 }
 
+const usage = "usage: master [-c config_dir] [-D (debug)] [-d (don't detach from terminal)] [-e exit_time] [-t (test)] [-v] [-w (wait for initialization)]"
+
 // Postfix is master(8) as Postfix has it.
 func Postfix(ctx context.Context, c *cli.Cmd) error {
 	var o postfixOptions
 	for {
 		letter, arg, ok, err := c.Getopt("c:Dde:istvw")
 		if err != nil {
-			return cli.Exit(1, "usage: master [-c config_dir] [-D (debug)] [-d (don't detach from terminal)] [-e exit_time] [-t (test)] [-v] [-w (wait for initialization)]")
+			fmt.Fprintf(c.Stderr, "%s: %v\n", c.Path, err)
+			return cli.Exit(1, usage)
 		}
 		if !ok {
 			break
@@ -63,7 +66,7 @@ func Postfix(ctx context.Context, c *cli.Cmd) error {
 		}
 	}
 	if len(c.Operands()) > 0 {
-		return cli.Exit(1, "usage: master [-c config_dir] [-D (debug)] [-d (don't detach from terminal)] [-e exit_time] [-t (test)] [-v] [-w (wait for initialization)]")
+		return cli.Exit(1, usage)
 	}
 	if o.wait && (o.debug || o.foreground || o.init || o.test) {
 		return cli.Exit(1, "the -w option cannot be used with -d, -i, -s or -t")
