@@ -14,6 +14,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"angarium/lib/agent"
@@ -66,8 +67,30 @@ func options(conf *maincf.Config, hop string) local.Options {
 		SizeLimit: conf.Size("mailbox_size_limit"), CommandTime: conf.Duration("command_time_limit"), CommandShell: conf.String("local_command_shell"),
 		ForwardCommand: slices.Contains(commands, "forward"), ForwardFile: slices.Contains(files, "forward"),
 		IncludeCommand: slices.Contains(commands, "include"), IncludeFile: slices.Contains(files, "include"),
-		ExportEnv: conf.List("export_environment"),
+		Env: exported(conf), CommandDir: conf.String("queue_directory"), DefaultUser: conf.String("default_privs"),
 	}
+}
+
+// exported is what export_environment names: its own settings, those that
+// import_environment makes, and what this process has.
+func exported(conf *maincf.Config) []string {
+	known := map[string]string{"MAIL_CONFIG": conf.Dir()}
+	for _, e := range conf.List("import_environment") {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			known[name] = value
+		}
+	}
+	var env []string
+	for _, name := range conf.List("export_environment") {
+		if strings.Contains(name, "=") {
+			env = append(env, name)
+		} else if v, ok := known[name]; ok {
+			env = append(env, name+"="+v)
+		} else if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // deliver runs one or two children: the first with the user's own groups looks
@@ -84,6 +107,9 @@ func deliver(ctx context.Context, log *maillog.Logger, o local.Options, req *dep
 		return agent.Result{Err: local.Unknown(r.User), Relay: "local"}
 	}
 	o.User = local.User{Name: user.Name, Home: user.Home, Shell: user.Shell, UID: user.UID, GID: user.GID}
+	if r.Target != "" && r.User == o.DefaultUser { // his rights are lent, not his home
+		o.User.Home, o.User.Shell = "", ""
+	}
 	res := run(ctx, log, o, &one, f, nil)
 	if !isMailbox(res) {
 		return res

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -90,10 +91,7 @@ func drop(ctx context.Context, c *cli.Cmd, conf *maincf.Config, log *maillog.Log
 	if err != nil {
 		return err
 	}
-	d, err := q.CreateRaw(queue.Maildrop, queue.ModeMaildrop)
-	if err != nil {
-		return err
-	}
+	d := create(q, log)
 	defer d.Abort()
 	// What is not complete must not stay when the terminal is closed.
 	signals := make(chan os.Signal, 1)
@@ -121,6 +119,9 @@ func drop(ctx context.Context, c *cli.Cmd, conf *maincf.Config, log *maillog.Log
 	}
 	reply(c.Stdout, "status", strconv.Itoa(p.status), "reason", p.reason)
 	if p.status != statusOK {
+		if p.status != statusBad {
+			log.Warnf("uid=%d: %s", uid, p.reason)
+		}
 		return errRefused
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -128,6 +129,26 @@ func drop(ctx context.Context, c *cli.Cmd, conf *maincf.Config, log *maillog.Log
 	// pickup looks into maildrop once a minute, too.
 	_ = ipc.Trigger(ctx, q.Path()+"/public/"+conf.String("pickup_service_name"), []byte("W"))
 	return nil
+}
+
+// create makes the file. Where that is not possible it goes on trying: whoever
+// mends the directory has the mail, and its sender may be gone by then.
+func create(q *queue.Queue, log *maillog.Logger) *queue.Draft {
+	for {
+		d, err := q.CreateRaw(queue.Maildrop, queue.ModeMaildrop)
+		if err == nil {
+			return d
+		}
+		text := err.Error()
+		var at *fs.PathError
+		var no syscall.Errno
+		if errors.As(err, &at) && errors.As(err, &no) {
+			reason := no.Error()
+			text = fmt.Sprintf("create file %s: %s", strings.TrimPrefix(at.Path, q.Path()+"/"), strings.ToUpper(reason[:1])+reason[1:])
+		}
+		log.Warnf("mail_queue_enter: %s", text)
+		time.Sleep(10 * time.Second)
+	}
 }
 
 func reply(w io.Writer, pairs ...string) {

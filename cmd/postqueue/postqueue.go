@@ -21,6 +21,7 @@ import (
 	"angarium/lib/conf/maincf"
 	"angarium/lib/conf/queueconf"
 	"angarium/lib/ipc"
+	"angarium/lib/maillog"
 	"angarium/lib/queue"
 	"angarium/lib/unixsock"
 )
@@ -63,7 +64,17 @@ func run(ctx context.Context, c *cli.Cmd) error {
 		}
 		return cli.Exit(cli.Unavailable, "%w", err)
 	}
-	p := &post{c: c, conf: conf, public: conf.String("queue_directory") + "/public/"}
+	p := &post{c: c, conf: conf, log: queueconf.Log(conf, c.Name, c.Stderr), public: conf.String("queue_directory") + "/public/"}
+	err = p.do(ctx, mode, operand)
+	var exit *cli.ExitError
+	if errors.As(err, &exit) && exit.Err != nil { // the log keeps what went wrong, too
+		p.log.Fatalf("%v", exit.Err)
+		return cli.Exit(exit.Code, "")
+	}
+	return err
+}
+
+func (p *post) do(ctx context.Context, mode byte, operand string) error {
 	switch mode {
 	case 'p', 'j':
 		return p.show(ctx, mode == 'j')
@@ -78,6 +89,7 @@ func run(ctx context.Context, c *cli.Cmd) error {
 type post struct {
 	c      *cli.Cmd
 	conf   *maincf.Config
+	log    *maillog.Logger
 	public string // the directory of the sockets
 }
 
@@ -86,7 +98,7 @@ type post struct {
 func (p *post) show(ctx context.Context, json bool) error {
 	uid := os.Getuid()
 	if name, ok := queueconf.Authorized(p.conf, "authorized_mailq_users", uid); !ok {
-		return cli.Exit(cli.NoPerm, "User %s(%d) is not allowed to view the mail queue", name, uid)
+		return cli.Exit(cli.Unavailable, "User %s(%d) is not allowed to view the mail queue", name, uid)
 	}
 	out := bufio.NewWriter(p.c.Stdout)
 	list := &listing{w: out, json: json, long: p.conf.Bool("enable_long_queue_ids")}
@@ -118,7 +130,7 @@ func (p *post) direct(ctx context.Context, list *listing, uid int, down error) e
 	if uid != 0 && !owns(q.Path(), uid) {
 		return cli.Exit(cli.Unavailable, "Queue report unavailable - mail system is down (%s)", text)
 	}
-	p.c.Warnf("Mail system is down -- accessing queue directly (%s)", text)
+	p.log.Warnf("Mail system is down -- accessing queue directly (%s)", text)
 	return q.List(ctx, list.add)
 }
 
@@ -136,7 +148,7 @@ func owns(dir string, uid int) bool {
 func (p *post) mayFlush() error {
 	uid := os.Getuid()
 	if name, ok := queueconf.Authorized(p.conf, "authorized_flush_users", uid); !ok {
-		return cli.Exit(cli.NoPerm, "User %s(%d) is not allowed to flush the mail queue", name, uid)
+		return cli.Exit(cli.Unavailable, "User %s(%d) is not allowed to flush the mail queue", name, uid)
 	}
 	return nil
 }
@@ -211,7 +223,7 @@ func (p *post) ask(ctx context.Context, what string, attrs ...ipc.Attr) error {
 	name := p.conf.String("flush_service_name")
 	conn, err := unixsock.Dial(ctx, "unix", p.public+name)
 	if err != nil {
-		p.c.Warnf("connect to public/%s: %s", name, plain(err))
+		p.log.Warnf("connect to public/%s: %s", name, plain(err))
 		return errDown
 	}
 	defer conn.Close()

@@ -189,6 +189,9 @@ func (p *submission) attr(s string) {
 	case "encoding":
 		p.env.Encoding = value
 	case "rewrite_context":
+		if p.env.Local = value != "remote"; !p.env.Local {
+			p.env.Rewrite = value
+		}
 	case "envelope_id":
 		p.env.EnvID = value
 	case "ret_flags":

@@ -133,8 +133,9 @@ func (d *daemon) expander(router *route.Router) (*local.Expander, error) {
 		OwnerSpecial: d.conf.Bool("owner_request_special"), ExpandOwner: d.conf.Bool("expand_owner_alias"),
 		DefaultUser: d.conf.String("default_privs"), ForwardPath: d.conf.List("forward_path"),
 		AllowCommand: has(d.conf.List("allow_mail_to_commands"), "alias"), AllowFile: has(d.conf.List("allow_mail_to_files"), "alias"),
-		Warn:      d.log.As(d.conf.String("syslog_name") + "/local").Warnf,
-		Propagate: has(d.conf.List("propagate_unmatched_extensions"), "alias"),
+		ThawedDelivered: !d.conf.Bool("frozen_delivered_to"),
+		Warn:            d.log.As(d.conf.String("syslog_name") + "/local").Warnf,
+		Propagate:       has(d.conf.List("propagate_unmatched_extensions"), "alias"),
 		Resolve: func(ctx context.Context, a address.Address) (address.Address, bool, error) {
 			a = router.Rewrite(a)
 			res, err := router.Resolve(ctx, address.Address{}, a)
@@ -205,8 +206,8 @@ func (d *daemon) beginWith(ctx context.Context, c *cleanup.Cleanup, e cleanup.En
 	if err != nil {
 		return nil, err
 	}
-	_, err = fmt.Fprintf(draft, "Received: by %s (%s%s)\n\tid %s; %s\n", d.conf.String("myhostname"), d.conf.String("mail_name"), from,
-		draft.ID(), cleanup.Date(e.Arrival))
+	err = draft.Trace(fmt.Appendf(nil, "Received: by %s (%s%s)\n\tid %s; %s\n", d.conf.String("myhostname"), d.conf.String("mail_name"), from,
+		draft.ID(), cleanup.Date(e.Arrival)))
 	if err != nil {
 		draft.Abort()
 		return nil, err

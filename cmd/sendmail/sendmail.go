@@ -125,7 +125,8 @@ func (s *call) open() (err error) {
 	if s.conf, err = maincf.Load(maincf.Dir(s.dir)); err != nil {
 		return err
 	}
-	s.log = queueconf.Log(s.conf, s.c.Name, s.c.Stderr)
+	// In the log it is sendmail whatever it was called as; its user reads his name for it.
+	s.log = queueconf.LogAs(s.conf, "sendmail", s.c.Name, s.c.Stderr)
 	return nil
 }
 
@@ -173,6 +174,9 @@ func (s *call) run(args []string) error {
 		}
 		return s.become(command, append([]string{"postalias", "--"}, files...)...)
 	case serve:
+		if err := s.maySubmit(); err != nil {
+			return err
+		}
 		return s.become(s.conf.String("daemon_directory"), "smtpd", "-S")
 	case daemon:
 		return s.become(command, "postfix", "start")

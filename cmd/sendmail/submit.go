@@ -25,8 +25,8 @@ func (s *call) submit(args []string) error {
 		return err
 	}
 	s.shownFrom = sender
-	if user, ok := queueconf.Authorized(s.conf, "authorized_submit_users", s.uid); !ok {
-		return s.fatal("User %s(%d) is not allowed to submit mail", user, s.uid)
+	if err := s.maySubmit(); err != nil {
+		return err
 	}
 	rcpts := recipients(args)
 	switch {
@@ -61,6 +61,14 @@ func (s *call) submit(args []string) error {
 	}
 	if s.verify || s.verbose > 0 {
 		s.c.Printf("Mail Delivery Status Report will be mailed to <%s>.\n", sender)
+	}
+	return nil
+}
+
+// maySubmit asks authorized_submit_users.
+func (s *call) maySubmit() error {
+	if user, ok := queueconf.Authorized(s.conf, "authorized_submit_users", s.uid); !ok {
+		return s.fatal("User %s(%d) is not allowed to submit mail", user, s.uid)
 	}
 	return nil
 }
@@ -142,8 +150,15 @@ func (s *call) finish(p *postdrop) error {
 			return nil
 		}
 		if err == nil {
+			if exit.ExitStatus() != 0 {
+				s.log.Warnf("mail_stream_cleanup: close error")
+			}
 			return fmt.Errorf("%s: %s", s.who(), problem(status))
 		}
+	}
+	if herr == nil { // it had begun
+		s.log.Warnf("mail_stream_cleanup: close error")
+		return fmt.Errorf("%s: queue file write error", s.who())
 	}
 	command := p.path + " -r"
 	if exit.Exited() && exit.ExitStatus() != 0 {

@@ -36,6 +36,15 @@ const (
 	NotifyDelay                      // DELAY
 )
 
+// WithoutSuccess is n for those to whom an alias leads, once the sender is told of
+// the alias: a wish for nothing but success becomes NEVER, not the default.
+func (n Notify) WithoutSuccess() Notify {
+	if n == NotifySuccess {
+		return NotifyNever
+	}
+	return n &^ NotifySuccess
+}
+
 // Recipient is one envelope recipient.
 type Recipient struct {
 	Address  address.Address
@@ -47,6 +56,9 @@ type Recipient struct {
 	// For agents with other rights: what an alias led to ("|command", "/file",
 	// ":include:/file"; empty: the mailbox), and who owns that alias.
 	Target, User string
+	// Delivered is what Delivered-To: says, where that is not Address: the alias
+	// that a delivery began with (frozen_delivered_to).
+	Delivered address.Address
 }
 
 // Request is one delivery attempt.

@@ -50,6 +50,9 @@ func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) erro
 		return d.add(r)
 	}
 	c := d.c
+	if r.Address.IsNull() {
+		r.Address = c.c.EmptyRecipient
+	}
 	a := c.complete(r.Address, true)
 	if r.ORCPT == "" && !bcc {
 		// What the sender will see in a notice, unless he said it himself.

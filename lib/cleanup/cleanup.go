@@ -52,8 +52,9 @@ type Config struct {
 	SenderBcc          Table // sender_bcc_maps
 	RecipientBcc       Table // recipient_bcc_maps
 	AlwaysBcc          string
-	Delimiters         string // recipient_delimiter
-	PropagateCanonical bool   // propagate_unmatched_extensions
+	EmptyRecipient     address.Address // empty_address_recipient; null: none
+	Delimiters         string          // recipient_delimiter
+	PropagateCanonical bool            // propagate_unmatched_extensions
 	PropagateVirtual   bool
 
 	HeaderSizeLimit int   // header_size_limit; 0: 102400
@@ -130,7 +131,7 @@ type Envelope struct {
 	Local bool  // local_header_rewrite_clients matched, or the sender is on this host
 	Plain bool  // a notice of our own: no address is mapped, no BCC added
 	Size  int64 // announced size; 0: unknown
-	// AutoUTF8 asks for SMTPUTF8 if the header turns out to need it
+	// AutoUTF8 asks for SMTPUTF8 if the header or an address turns out to need it
 	// (smtputf8_autodetect_classes).
 	AutoUTF8 bool
 	Log      *maillog.Logger

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
@@ -55,7 +56,7 @@ func (c *Command) Run(ctx context.Context) (output string, err error) {
 	in.Close()
 	err = cmd.Wait()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return "", dsn.New(0, "5.3.0", "Command time limit exceeded: \"%s\"%s", c.Name, out.quote())
+		return "", out.failure("5.3.0", "internal software error", "Command time limit exceeded: \"%s\"%s", c.Name, out.quote())
 	}
 	if err == nil && ferr != nil && !errors.Is(ferr, syscall.EPIPE) {
 		err = ferr
@@ -82,17 +83,19 @@ func (c *Command) end(err error, out *capped) error {
 	}
 	st, _ := exit.Sys().(syscall.WaitStatus)
 	if st.Signaled() {
-		return dsn.New(0, "4.3.0", "Command died with signal %d: \"%s\"%s", int(st.Signal()), c.Name, out.quote())
+		return out.failure("4.3.0", "internal software error", "Command died with signal %d: \"%s\"%s", int(st.Signal()), c.Name, out.quote())
 	}
 	if status, rest, ok := strings.Cut(strings.TrimLeft(out.line(), " "), " "); ok {
 		if code, err := dsn.ParseCode(status); err == nil && code[0] != 2 {
-			return &dsn.Error{Code: code, Text: strings.TrimLeft(rest, " ")}
+			rest = strings.TrimLeft(rest, " ")
+			return &dsn.Error{Code: code, Text: rest, Unix: rest}
 		}
 	}
 	if status, text, ok := sysexit(st.ExitStatus()); ok {
-		return dsn.New(0, status, "%s%s", text, out.quote())
+		return out.failure(status, text, "%s%s", text, out.quote())
 	}
-	return dsn.New(0, "5.3.0", "Command died with status %d: \"%s\"%s", st.ExitStatus(), c.Name, out.quote())
+	unknown := fmt.Sprintf("unknown mail system error %d", st.ExitStatus())
+	return out.failure("5.3.0", unknown, "Command died with status %d: \"%s\"%s", st.ExitStatus(), c.Name, out.quote())
 }
 
 // sysexit is what an exit status of sysexits.h means.
@@ -152,6 +155,16 @@ func (c *capped) line() string {
 		}
 		return r
 	}, strings.ToValidUTF8(c.b.String(), "?"))
+}
+
+// failure is an error whose diagnostic code is the output, or else what the exit
+// status says.
+func (c *capped) failure(status, text, format string, args ...any) error {
+	e := dsn.New(0, status, format, args...)
+	if e.Unix = text; c.b.Len() > 0 {
+		e.Unix = c.line()
+	}
+	return e
 }
 
 func (c *capped) quote() string {

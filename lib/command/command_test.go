@@ -64,3 +64,16 @@ func TestTimeLimit(t *testing.T) {
 		t.Errorf("children outlived the limit: %v", d)
 	}
 }
+
+// The diagnostic code of a notice is what the program said, or what its status means.
+func TestDiagnostic(t *testing.T) {
+	for script, want := range map[string]string{
+		"exit 67": "user unknown", "echo no such; exit 67": "no such ", "exit 3": "unknown mail system error 3",
+		"echo 5.7.1 go away; exit 1": "go away ", "kill -9 $$": "internal software error",
+	} {
+		_, err := run(10*time.Second, "/bin/sh", "-c", script)
+		if got := dsn.From(err, "").Unix; got != want {
+			t.Errorf("%s: %q", script, got)
+		}
+	}
+}

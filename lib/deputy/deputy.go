@@ -124,7 +124,7 @@ func Run[T any](ctx context.Context, log *maillog.Logger, o Order[T], f *os.File
 		err = cmd.Run()
 	}
 	for line := range strings.Lines(say.String()) {
-		log.Log(maillog.Warning, "%s: %s", o.Request.QueueID, strings.TrimSpace(line))
+		log.Log(maillog.Warning, "%s", strings.TrimSpace(line))
 	}
 	if err == nil {
 		err = wire.Read(&out, &list)

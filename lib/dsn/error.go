@@ -22,6 +22,7 @@ type Error struct {
 	Code   [3]int  // RFC 3463, such as {4, 2, 2}
 	Text   string  // for the sender; says nothing about this host
 	Remote *Remote // what the other side said, and in which phase; nil if nobody did
+	Unix   string  // what a program said, for the Diagnostic-Code of a notice ("x-unix"); may be empty
 	Err    error   // for the log; may be nil
 }
 

@@ -22,10 +22,16 @@ func (m *Manager) forwardEntry(g *message, it item, steps []local.Step) *entry {
 // forward submits one message for each sender.
 func (m *Manager) forward(ctx context.Context, e *entry, f *queue.Message, start time.Time) {
 	it := e.items[0]
+	gr := it.group
+	it.group = nil // its members have all answered
 	s := settlement{g: e.g, f: f, start: start}
 	log, end := m.c.Log.As(m.tagOf("local")).Session()
 	defer end()
 	s.log = log
+	if e.g.verify() {
+		s.forwards(ctx, it, e.forwards)
+		return
+	}
 	for steps := e.forwards; len(steps) > 0; {
 		sender := steps[0].Sender
 		var rcpts []agent.Recipient
@@ -46,13 +52,26 @@ func (m *Manager) forward(ctx context.Context, e *entry, f *queue.Message, start
 		}
 		s.line(it.Recipient, agent.Result{Relay: "local"}, "2.0.0", "sent", "forwarded as "+id)
 	}
-	if it.Notify&agent.NotifySuccess != 0 {
-		en := logEntry(it.Recipient, agent.Result{Action: "expanded"})
-		en.Reason = "delivery via local: alias expanded"
-		s.traced = append(s.traced, settled{it, en})
-		s.flush(ctx)
+	if gr != nil && gr.expanded != "" {
+		s.expanded(ctx, gr)
 	}
 	s.finished(it, true)
+}
+
+// expanded notes for the sender that an alias was followed.
+func (s *settlement) expanded(ctx context.Context, gr *group) {
+	e := logEntry(gr.top, agent.Result{Action: gr.expanded})
+	e.Reason = "delivery via local: alias expanded"
+	s.write(ctx, queue.Trace, []settled{{item{Recipient: gr.top}, e}})
+}
+
+// forwards tells what a probe would be forwarded to.
+func (s *settlement) forwards(ctx context.Context, it item, steps []local.Step) {
+	gr := &group{top: it.Recipient, left: len(steps)}
+	for _, st := range steps {
+		s.settle(ctx, item{st.Recipient, gr}, agent.Result{Relay: "local", Text: "forwards to " + st.Recipient.Address.String()})
+	}
+	s.flush(ctx)
 }
 
 // submit makes a message with f's content for other recipients.
@@ -69,7 +88,7 @@ func (m *Manager) submit(ctx context.Context, f *queue.Message, sender address.A
 		if r.Original.IsNull() {
 			r.Original = via.Address
 		}
-		r.Notify &^= agent.NotifySuccess // reported as "expanded"
+		r.Notify = r.Notify.WithoutSuccess() // reported as "expanded"
 		if err := d.Recipient(ctx, r); err != nil {
 			return "", err
 		}
@@ -98,7 +117,9 @@ func (s *settlement) onward(it item, res agent.Result) {
 		r := it.Recipient
 		r.Target, r.User = "", ""
 		if o.Hop == "" {
-			r.Address = o.To
+			if r.Address = o.To; g.m.c.Rewrite != nil {
+				r.Address = g.m.c.Rewrite(o.To)
+			}
 			steps = append(steps, local.Step{Recipient: r, Forward: true, Sender: g.env.Sender})
 			continue
 		}
@@ -107,6 +128,9 @@ func (s *settlement) onward(it item, res agent.Result) {
 		}
 		p.hop(item{r, gr}, o.Hop)
 		hops++
+	}
+	if len(steps) > 0 && it.Notify&agent.NotifySuccess != 0 && !g.verify() {
+		gr.expanded = "expanded" // by a .forward file
 	}
 	g.m.mu.Lock()
 	gr.then = append(gr.then, steps...)

@@ -57,6 +57,9 @@ type group struct {
 	ok   int
 	late []agent.Recipient // deferred members
 	then []local.Step      // what goes on in new messages once the others have answered
+	// expanded is what the sender is told of an alias, if he asked to be told of
+	// success: "expanded" or "delivered".
+	expanded string
 }
 
 // load opens the file and takes it into the active directory.
@@ -319,11 +322,15 @@ func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Resu
 		p.put(item{Recipient: *r}, "retry", "4.3.0 alias expansion gave nothing")
 		return
 	}
-	if len(steps) == 1 && !steps[0].Forward {
+	expanded := ""
+	if r.Notify&agent.NotifySuccess != 0 && !p.g.verify() {
+		expanded = steps[0].Expanded
+	}
+	if len(steps) == 1 && !steps[0].Forward && expanded == "" {
 		p.step(item{Recipient: steps[0].Recipient}, steps[0], res)
 		return
 	}
-	gr := &group{top: *r}
+	gr := &group{top: *r, expanded: expanded}
 	for _, s := range steps {
 		if s.Forward {
 			gr.then = append(gr.then, s)
@@ -333,7 +340,7 @@ func (p *planner) expand(ctx context.Context, r *agent.Recipient, res route.Resu
 		p.step(item{s.Recipient, gr}, s, res)
 	}
 	if gr.left == 0 {
-		p.entries = append(p.entries, m.forwardEntry(p.g, item{Recipient: *r}, gr.then))
+		p.entries = append(p.entries, m.forwardEntry(p.g, item{*r, gr}, gr.then))
 	}
 }
 

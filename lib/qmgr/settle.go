@@ -93,11 +93,9 @@ func (s *settlement) settle(ctx context.Context, it item, res agent.Result) {
 	}
 	if s.wantsTrace(it, res, status) {
 		t := e
-		relay := res.Relay
-		if relay == "" {
-			relay = "none"
+		if t.Reason = text; res.Relay != "" && res.Relay != "none" {
+			t.Reason = "delivery via " + res.Relay + ": " + text
 		}
-		t.Reason = "delivery via " + relay + ": " + text
 		if res.Err == nil {
 			t.DiagText, t.DiagType = "", ""
 			if host, reply := hostOf(res.Relay), text; host != "" {
@@ -151,6 +149,8 @@ func logEntry(r agent.Recipient, res agent.Result) queue.LogEntry {
 	if err.Remote != nil {
 		e.MTAType, e.MTAName = "dns", hostOf(err.Remote.Host)
 		e.DiagType, e.DiagText = "smtp", strings.TrimRight(err.Remote.Reply, " ")
+	} else if err.Unix != "" {
+		e.DiagType, e.DiagText = "x-unix", strings.TrimRight(err.Unix, " ")
 	}
 	return e
 }
@@ -227,6 +227,21 @@ func (s *settlement) late(list []settled) {
 // reach the lucky ones twice. If nobody was reached yet, all of it waits.
 func (s *settlement) leave(it item, ok bool) {
 	gr, m := it.group, s.g.m
+	if !s.last(gr, ok) {
+		return
+	}
+	if gr.expanded != "" {
+		s.expanded(context.Background(), gr)
+	}
+	if err := s.f.MarkDone(gr.top); err != nil {
+		m.c.Log.Warnf("%s: %v", s.g.id, err)
+	}
+}
+
+// last counts an answer for a group, and reports whether nothing is left to do
+// for it.
+func (s *settlement) last(gr *group, ok bool) bool {
+	m := s.g.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	gr.left--
@@ -234,23 +249,21 @@ func (s *settlement) leave(it item, ok bool) {
 		gr.ok++
 	}
 	if gr.left > 0 {
-		return
+		return false
 	}
 	steps := gr.then
 	for _, r := range gr.late {
 		if gr.ok == 0 || r.Target != "" { // a command can't be named in an envelope
 			s.g.late = true
-			return
+			return false
 		}
 		steps = append(steps, local.Step{Recipient: r, Forward: true, Sender: s.g.env.Sender})
 	}
 	if len(steps) > 0 {
-		m.enqueue(s.g, m.forwardEntry(s.g, item{Recipient: gr.top}, steps))
-		return
+		m.enqueue(s.g, m.forwardEntry(s.g, item{gr.top, gr}, steps))
+		return false
 	}
-	if err := s.f.MarkDone(gr.top); err != nil {
-		m.c.Log.Warnf("%s: %v", s.g.id, err)
-	}
+	return true
 }
 
 // line logs one recipient's fate, as pflogsumm and many others read it.

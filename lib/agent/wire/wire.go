@@ -45,7 +45,7 @@ type Request struct {
 // Result is an agent.Result.
 type Result struct {
 	Class, Subject, Detail, Reply int // of the error; Class 0: none
-	Err                           string
+	Err, Unix                     string
 	Remote                        *dsn.Remote
 	Status, Text, Relay, Action   string
 	Tag                           string
@@ -84,7 +84,7 @@ func FromResults(list []agent.Result) []Result {
 		if r.Err != nil {
 			e := dsn.From(r.Err, r.Err.Error())
 			out[i].Class, out[i].Subject, out[i].Detail, out[i].Reply = e.Code[0], e.Code[1], e.Code[2], e.Reply
-			out[i].Err, out[i].Remote = e.Text, e.Remote
+			out[i].Err, out[i].Remote, out[i].Unix = e.Text, e.Remote, e.Unix
 			if e.Text == "" {
 				out[i].Err = e.Error()
 			}
@@ -99,7 +99,7 @@ func Results(list []Result) []agent.Result {
 	for i, r := range list {
 		out[i] = agent.Result{Status: r.Status, Text: r.Text, Relay: r.Relay, Action: r.Action, Tag: r.Tag, Setup: r.Setup, Transmit: r.Transmit, Site: r.Site, Onward: r.Onward}
 		if r.Class != 0 {
-			out[i].Err = &dsn.Error{Reply: r.Reply, Code: [3]int{r.Class, r.Subject, r.Detail}, Text: r.Err, Remote: r.Remote}
+			out[i].Err = &dsn.Error{Reply: r.Reply, Code: [3]int{r.Class, r.Subject, r.Detail}, Text: r.Err, Remote: r.Remote, Unix: r.Unix}
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"angarium/lib/address"
 	"angarium/lib/cleanup"
 	"angarium/lib/conf/maincf"
 	"angarium/lib/maillog"
@@ -129,7 +130,7 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 	c := cleanup.Config{
 		Hostname: conf.String("myhostname"), Origin: conf.String("myorigin"), LogTag: conf.String("syslog_name") + "/cleanup",
 		Rewrite:   r.RewriteAs,
-		AlwaysBcc: conf.String("always_bcc"), Delimiters: conf.String("recipient_delimiter"),
+		AlwaysBcc: conf.String("always_bcc"), EmptyRecipient: address.Parse(conf.String("empty_address_recipient")), Delimiters: conf.String("recipient_delimiter"),
 		PropagateCanonical: slices.Contains(propagate, "canonical"), PropagateVirtual: slices.Contains(propagate, "virtual"),
 		HeaderSizeLimit: conf.Int("header_size_limit"), HopLimit: conf.Int("hopcount_limit"),
 		SizeLimit: conf.Size("message_size_limit"), MinFree: conf.Size("queue_minfree"),

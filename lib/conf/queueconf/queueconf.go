@@ -28,6 +28,12 @@ func Open(conf *maincf.Config) (*queue.Queue, error) {
 // Log is the mail log of a command: lines also go to stderr as "program: text",
 // unless that is nil.
 func Log(conf *maincf.Config, program string, stderr io.Writer) *maillog.Logger {
+	return LogAs(conf, program, program, stderr)
+}
+
+// LogAs is Log for a command that has several names: the log has one, stderr shows
+// the other.
+func LogAs(conf *maincf.Config, program, shown string, stderr io.Writer) *maillog.Logger {
 	sink, err := maillog.Open(maillog.Config{
 		File:     conf.String("maillog_file"),
 		Prefixes: conf.List("maillog_file_prefixes"),
@@ -37,7 +43,7 @@ func Log(conf *maincf.Config, program string, stderr io.Writer) *maillog.Logger 
 	if err != nil {
 		sink = nil
 	}
-	return maillog.New(&tee{sink: sink, stderr: stderr, program: program}, conf.String("syslog_name")+"/"+program)
+	return maillog.New(&tee{sink: sink, stderr: stderr, program: shown}, conf.String("syslog_name")+"/"+program)
 }
 
 // tee writes to the log and to a terminal.

@@ -154,7 +154,7 @@ func (w *writer) status(entries []queue.LogEntry) {
 	}
 	w.printf("\nReporting-MTA: dns; %s\n", w.c.Hostname)
 	if w.n.EnvID != "" {
-		w.printf("Original-Envelope-Id: %s\n", xtext(w.n.EnvID))
+		w.printf("Original-Envelope-Id: %s\n", w.n.EnvID) // decoded: RFC 3464, 2.2.1
 	}
 	w.printf("X-%s-Queue-ID: %s\n", w.c.MailName, w.n.QueueID)
 	w.printf("X-%s-Sender: %s; %s\n", w.c.MailName, w.addrType(w.sender().Quoted()), w.sender().Quoted())
@@ -232,6 +232,7 @@ func (w *writer) recipient(e *queue.LogEntry) {
 // indented by four.
 func (w *writer) wrap(s string) {
 	const width, indent = 79, "    "
+	s = strings.TrimRight(s, " ")
 	room, prefix := width, ""
 	for {
 		if len(s) <= room {
@@ -250,19 +251,6 @@ func (w *writer) wrap(s string) {
 		s = strings.TrimLeft(s[cut:], " ")
 		room, prefix = width-len(indent), indent
 	}
-}
-
-// xtext is RFC 3461, section 4.
-func xtext(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c > ' ' && c < 127 && c != '+' && c != '=' {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "+%02X", c)
-		}
-	}
-	return b.String()
 }
 
 // original returns the message, or its header where that is enough or was

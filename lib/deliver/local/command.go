@@ -13,10 +13,13 @@ import (
 	"angarium/lib/command"
 )
 
-// command feeds the message to a shell command in the user's home. Its exit
-// status is one of sysexits.h; its output is quoted in the notice.
+// command feeds the message to a shell command. Its exit status is one of
+// sysexits.h; its output is quoted in the notice.
 func (j *job) command(ctx context.Context, line string) agent.Result {
-	c := command.Command{Argv: []string{"/bin/sh", "-c", line}, Name: line, Dir: j.o.User.Home, Env: j.environ(), Time: j.o.CommandTime}
+	if j.r.Verify {
+		return sent("delivers to command: %s", line)
+	}
+	c := command.Command{Argv: []string{"/bin/sh", "-c", line}, Name: line, Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
 	if j.o.CommandShell != "" {
 		c.Argv = append(strings.Fields(j.o.CommandShell), line)
 	}
@@ -41,21 +44,14 @@ func (j *job) environ() []string {
 	if original.IsNull() {
 		original = j.to.Address
 	}
-	env := []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin"}
-	for _, e := range j.o.ExportEnv {
-		if strings.Contains(e, "=") {
-			env = append(env, e)
-		} else if v, ok := os.LookupEnv(e); ok {
-			env = append(env, e+"="+v)
-		}
-	}
+	env := append([]string{"PATH=/usr/bin:/bin"}, j.o.Env...)
 	set := func(name, value string) {
 		if value != "" {
 			env = append(env, name+"="+clean(value))
 		}
 	}
 	set("HOME", j.o.User.Home)
-	set("LOGNAME", j.o.User.Name)
+	set("LOGNAME", user)
 	set("SHELL", j.o.User.Shell)
 	set("USER", user)
 	set("LOCAL", j.to.Address.Local)

@@ -47,7 +47,9 @@ type Options struct {
 	ForwardFile    bool   // allow_mail_to_files holds forward
 	IncludeCommand bool
 	IncludeFile    bool
-	ExportEnv      []string
+	Env            []string // what commands see besides the envelope: export_environment
+	CommandDir     string   // where they run: queue_directory
+	DefaultUser    string   // default_privs
 	// Virtual: User.Home is the mailbox itself, as virtual(8) writes it.
 	Virtual         bool
 	StrictOwner     bool // strict_mailbox_ownership
@@ -149,7 +151,7 @@ func (j *job) virtual(ctx context.Context) agent.Result {
 
 func (j *job) file(ctx context.Context, name string) agent.Result {
 	if strings.HasSuffix(name, "/") {
-		return j.maildir(name, "file: "+name)
+		return j.maildir(name, "maildir")
 	}
 	return j.mbox(ctx, name, "file: "+name)
 }
@@ -168,16 +170,16 @@ func (j *job) open(name string) (*os.File, error) {
 		sys, ok := st.Sys().(*syscall.Stat_t)
 		switch {
 		case !st.Mode().IsRegular():
-			err = errors.New("not a regular file")
+			err = fmt.Errorf("file %s is not a regular file", name)
 		case !ok || int(sys.Uid) != j.o.User.UID && sys.Uid != 0:
-			err = errors.New("not owned by recipient")
-		case st.Mode().Perm()&0o022 != 0:
-			err = errors.New("writable by others")
+			err = fmt.Errorf("file %s has bad owner uid %d", name, sys.Uid)
+		case st.Mode().Perm()&0o002 != 0: // the group is the user's own on many systems
+			err = fmt.Errorf("file %s is world writable", name)
 		}
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("file %s: %w", name, err)
+		return nil, err
 	}
 	return f, nil
 }
@@ -192,6 +194,10 @@ func (j *job) forward(ctx context.Context) (agent.Result, bool) {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 			continue
 		case err != nil:
+			var no syscall.Errno
+			if errors.As(err, &no) {
+				err = fmt.Errorf("cannot open file %s: %s", name, reason(err))
+			}
 			j.r.Log.Warnf("%v", err)
 			continue
 		}
@@ -211,6 +217,7 @@ func (j *job) forward(ctx context.Context) (agent.Result, bool) {
 func (j *job) include(ctx context.Context, name string) agent.Result {
 	f, err := j.open(name)
 	if errors.Is(err, fs.ErrNotExist) {
+		j.r.Log.Warnf("unable to lookup :include: file %s: %s", name, reason(err))
 		return failed(&dsn.Error{Code: [3]int{5, 3, 5}, Text: "mail system configuration error", Err: err})
 	}
 	if err != nil {

@@ -214,3 +214,24 @@ func TestForward(t *testing.T) {
 		t.Errorf("a command in an :include: file: %+v", res)
 	}
 }
+
+// A probe (sendmail -bv) tells where mail would go, and leaves nothing there.
+func TestProbe(t *testing.T) {
+	d, home := doer(t, func(o *Options) { o.NoForward = true })
+	for target, want := range map[string]string{
+		"": "delivers to mailbox", "|touch " + home + "/ran": "delivers to command: touch " + home + "/ran",
+		home + "/file": "delivers to file: " + home + "/file", home + "/dir/": "delivers to maildir",
+	} {
+		r := &agent.Request{Message: letter(text), Verify: true}
+		if res := d.Deliver(context.Background(), r, agent.Recipient{Address: address.Parse("bob@here.test"), Target: target}); res.Err != nil || res.Text != want {
+			t.Errorf("%s: %+v", target, res)
+		}
+	}
+	list, err := os.ReadDir(home)
+	if err != nil || len(list) != 1 {
+		t.Errorf("left behind: %v %v", list, err)
+	}
+	if list, err = os.ReadDir(d.o.SpoolDir); err != nil || len(list) != 0 {
+		t.Errorf("left behind: %v %v", list, err)
+	}
+}

@@ -53,6 +53,9 @@ type Config struct {
 	// allow_mail_to_files.
 	AllowCommand, AllowFile bool
 	NestLimit               int // levels of aliases; 0: 100
+	// ThawedDelivered: Delivered-To: names each address that an alias leads to, not
+	// the one that the message came for (frozen_delivered_to = no).
+	ThawedDelivered bool
 	// Resolve completes an address and tells whether it is delivered by this
 	// transport, too.
 	Resolve func(ctx context.Context, a address.Address) (address.Address, bool, error)
@@ -77,6 +80,10 @@ type Step struct {
 	Hop       string // "transport:nexthop"
 	Forward   bool   // in a new message, from Sender
 	Sender    address.Address
+	// Expanded is what a notice about success says of an alias that led here, in
+	// place of what becomes of its members (RFC 3461, 5.2.7): "expanded", or
+	// "delivered" for a list, which has an owner. Empty: there was none.
+	Expanded string
 }
 
 // Expander decides. It is safe for concurrent use.
@@ -136,6 +143,7 @@ type expansion struct {
 	delivered func(address.Address) bool
 	seen      map[string]bool
 	steps     []Step
+	expanded  string // see Step
 }
 
 // Expand tells what to do for r. delivered reports whether the message's head
@@ -150,7 +158,7 @@ func (x *Expander) Expand(ctx context.Context, sender address.Address, r agent.R
 }
 
 func (e *expansion) add(s Step) {
-	key := s.Recipient.Address.String() + "\x00" + s.Recipient.Target + "\x00" + s.Hop
+	key := strings.ToLower(s.Recipient.Address.String()) + "\x00" + s.Recipient.Target + "\x00" + s.Hop
 	if e.seen[key] {
 		return
 	}
@@ -158,8 +166,16 @@ func (e *expansion) add(s Step) {
 		e.seen = map[string]bool{}
 	}
 	e.seen[key] = true
-	if s.Recipient.Address != e.top.Address && s.Recipient.Original.IsNull() {
-		s.Recipient.Original = e.top.Address
+	if s.Expanded = e.expanded; s.Expanded != "" {
+		s.Recipient.Notify = s.Recipient.Notify.WithoutSuccess()
+	}
+	if s.Recipient.Address != e.top.Address {
+		if s.Recipient.Original.IsNull() {
+			s.Recipient.Original = e.top.Address
+		}
+		if !e.c.ThawedDelivered {
+			s.Recipient.Delivered = e.top.Address
+		}
 	}
 	e.steps = append(e.steps, s)
 }
@@ -168,6 +184,7 @@ func (e *expansion) add(s Step) {
 // owner, where owned, is the sender that a list's bounces go to.
 func (e *expansion) recipient(ctx context.Context, r agent.Recipient, level int, owner address.Address, owned bool) error {
 	if level > e.c.NestLimit {
+		e.warn("alias database loop for %s", r.Address.Local)
 		e.add(Step{Recipient: r, Err: dsn.New(0, "5.4.6", "alias database loop for %s", r.Address.Local)})
 		return nil
 	}
@@ -194,8 +211,7 @@ func (e *expansion) recipient(ctx context.Context, r agent.Recipient, level int,
 		}
 	}
 	if owned && !strings.EqualFold(owner.Local, user) {
-		r.Original = r.Address
-		e.add(Step{Recipient: r, Forward: true, Sender: owner})
+		e.add(Step{Recipient: ofList(r), Forward: true, Sender: owner})
 		return nil
 	}
 	return e.mailbox(ctx, r)
@@ -219,6 +235,11 @@ func (e *expansion) alias(ctx context.Context, r agent.Recipient, name, ext stri
 		owner, owned, err := e.owner(ctx, name)
 		if err != nil {
 			return false, err
+		}
+		if e.expanded == "" {
+			if e.expanded = "expanded"; owned {
+				e.expanded = "delivered"
+			}
 		}
 		for _, target := range targets {
 			if err := e.target(ctx, r, t, target, ext, level, owner, owned); err != nil {
@@ -277,7 +298,7 @@ func (e *expansion) target(ctx context.Context, r agent.Recipient, t *Alias, tar
 		}
 		s := Step{Recipient: next, Forward: true, Sender: e.sender}
 		if owned { // the list's own letter now
-			s.Sender, s.Recipient.Original = owner, next.Address
+			s.Sender, s.Recipient = owner, ofList(next)
 		}
 		e.add(s)
 		return nil
@@ -296,6 +317,20 @@ func (e *expansion) target(ctx context.Context, r agent.Recipient, t *Alias, tar
 	}
 	e.add(Step{Recipient: next})
 	return nil
+}
+
+// ofList makes a member of a list with an owner a recipient of the list's own
+// letter: what the first sender wanted to hear about the list, nobody wants to
+// hear about its members (RFC 3461, 5.2.7.2).
+func ofList(r agent.Recipient) agent.Recipient {
+	r.Original, r.ORCPT, r.Notify = r.Address, "", 0
+	return r
+}
+
+func (e *expansion) warn(format string, args ...any) {
+	if e.c.Warn != nil {
+		e.c.Warn(format, args...)
+	}
 }
 
 func (e *expansion) forbidden(r agent.Recipient, what string) error {
@@ -339,9 +374,7 @@ func (e *expansion) mailbox(ctx context.Context, r agent.Recipient) error {
 		return e.luser(ctx, r, user)
 	}
 	if user == "mailer-daemon" || user == "postmaster" {
-		if e.c.Warn != nil {
-			e.c.Warn("required alias not found: %s", user)
-		}
+		e.warn("required alias not found: %s", user)
 		e.add(Step{Recipient: r, Discard: true})
 		return nil
 	}

@@ -111,3 +111,42 @@ func TestExpand(t *testing.T) {
 		t.Errorf("Delivered-To: %s, %v", show(steps), err)
 	}
 }
+
+// What an alias leads to keeps the name that the message came for, is delivered to
+// once however it is written, and leaves it to the alias to be reported.
+func TestExpandOnce(t *testing.T) {
+	c := Config{
+		Aliases: []Alias{{Table: table{"dup": "bob, BOB, bob@here.test", "list": "bob", "owner-list": "amy"}, Owner: "root"}}, OwnerSpecial: true,
+		Users: table{"bob": "bob:x:1:1::/h:/bin/sh", "amy": "amy:x:2:2::/h:"},
+		Resolve: func(_ context.Context, a address.Address) (address.Address, bool, error) {
+			a.Domain = "here.test"
+			return a, true, nil
+		},
+	}
+	expand := func(name string, n agent.Notify) Step {
+		t.Helper()
+		steps, err := NewExpander(c).Expand(context.Background(), address.Address{}, agent.Recipient{
+			Address: address.Parse(name + "@here.test"), ORCPT: "rfc822;" + name, Notify: n}, nil)
+		if err != nil || len(steps) != 1 {
+			t.Fatalf("%s: %s %v", name, show(steps), err)
+		}
+		return steps[0]
+	}
+	s := expand("dup", agent.NotifySuccess|agent.NotifyDelay)
+	if r := s.Recipient; r.Delivered.String() != "dup@here.test" || r.Notify != agent.NotifyDelay || s.Expanded != "expanded" {
+		t.Errorf("%+v", s)
+	}
+	if s = expand("dup", agent.NotifySuccess); s.Recipient.Notify != agent.NotifyNever {
+		t.Errorf("only success was asked for: %v", s.Recipient.Notify)
+	}
+	if s = expand("list", agent.NotifySuccess); s.Recipient.ORCPT != "" || s.Recipient.Notify != 0 || s.Expanded != "delivered" {
+		t.Errorf("%+v", s)
+	}
+	if s = expand("bob", agent.NotifySuccess); !s.Recipient.Delivered.IsNull() || s.Recipient.Notify != agent.NotifySuccess || s.Expanded != "" {
+		t.Errorf("%+v", s)
+	}
+	c.ThawedDelivered = true
+	if s = expand("dup", 0); !s.Recipient.Delivered.IsNull() {
+		t.Errorf("%+v", s)
+	}
+}

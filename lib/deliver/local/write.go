@@ -36,7 +36,11 @@ func (j *job) head(w *bufio.Writer, from bool, now time.Time) {
 	if original.IsNull() {
 		original = j.to.Address
 	}
-	fmt.Fprintf(w, "X-Original-To: %s\nDelivered-To: %s\n", original, j.to.Address)
+	delivered := j.to.Delivered
+	if delivered.IsNull() {
+		delivered = j.to.Address
+	}
+	fmt.Fprintf(w, "X-Original-To: %s\nDelivered-To: %s\n", original, delivered)
 }
 
 // body copies the message; in a mailbox file lines that begin with "From " are
@@ -70,19 +74,34 @@ func (j *job) body(w *bufio.Writer, quote bool) error {
 	return w.Flush()
 }
 
-// trouble classifies a failure of the file system: what a person must mend
-// may be mended before the mail is too old, so all of it is temporary but what
-// names the user's own fault.
-func trouble(what, name string, err error) error {
+// trouble is a failure of the file system, in the words of Postfix' local(8):
+// which mailbox, which file (what begins with "file: "), which maildir. What a
+// person must mend may be mended before the mail is too old, so all of it is
+// temporary but what is the user's own fault.
+func (j *job) trouble(name, what, doing string, err error) error {
 	code := [3]int{4, 2, 0}
-	text := fmt.Sprintf("cannot %s %s: %s", what, name, reason(err))
 	switch {
 	case errors.Is(err, syscall.EFBIG), errors.Is(err, syscall.EDQUOT):
 		code = [3]int{5, 2, 2}
 	case errors.Is(err, syscall.ENOSPC):
 		code = [3]int{4, 3, 1}
 	}
-	return &dsn.Error{Code: code, Text: text, Err: err}
+	var no syscall.Errno
+	if !errors.As(err, &no) {
+		doing = "" // our own words
+	}
+	var text string
+	switch {
+	case what == "maildir":
+		text = "maildir delivery failed: "
+	case j.o.Virtual:
+		text = "mailbox " + name + ": "
+	case what == "mailbox":
+		text = fmt.Sprintf("cannot update mailbox %s for user %s. ", name, j.o.User.Name)
+	default:
+		text = fmt.Sprintf("cannot append message to file %s: ", name)
+	}
+	return &dsn.Error{Code: code, Text: text + doing + reason(err), Err: err}
 }
 
 func reason(err error) string {
@@ -97,22 +116,25 @@ func reason(err error) string {
 // mbox appends to a mailbox file under its locks. What was written of a message
 // that fails is cut off again.
 func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
-	unlock, err := j.dotlock(ctx, name)
+	if j.r.Verify {
+		return sent("delivers to %s", what)
+	}
+	unlock, err := j.dotlock(ctx, name, what)
 	if err != nil {
 		return failed(err)
 	}
 	defer unlock()
 	f, err := openMailbox(name)
 	if err != nil {
-		return failed(trouble("update mailbox", name, err))
+		return failed(j.trouble(name, what, "cannot open file: ", err))
 	}
 	defer f.Close()
 	if err := j.lock(ctx, f); err != nil {
-		return failed(&dsn.Error{Code: [3]int{4, 2, 0}, Text: "cannot update mailbox " + name + ". unable to lock for exclusive access: " + reason(err), Err: err})
+		return failed(j.trouble(name, what, "unable to lock for exclusive access: ", err))
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return failed(trouble("update mailbox", name, err))
+		return failed(j.trouble(name, what, "cannot open file: ", err))
 	}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && j.o.StrictOwner && int(sys.Uid) != j.o.User.UID {
 		j.r.Log.Warnf("specify \"strict_mailbox_ownership = no\" to ignore mailbox ownership mismatch")
@@ -123,12 +145,12 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 		w := bufio.NewWriter(f)
 		j.head(w, true, time.Now())
 		if err := j.body(w, true); err != nil {
-			return failed(trouble("update mailbox", name, err))
+			return failed(j.trouble(name, what, "error writing message: ", err))
 		}
 		return sent("delivered to %s", what)
 	}
 	if j.o.SizeLimit > 0 && st.Size() >= j.o.SizeLimit {
-		return failed(trouble("update mailbox", name, syscall.EFBIG))
+		return failed(j.trouble(name, what, "error writing message: ", syscall.EFBIG))
 	}
 	end, err := f.Seek(0, io.SeekEnd)
 	if err == nil {
@@ -140,7 +162,7 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 	}
 	if err != nil {
 		_ = f.Truncate(end)
-		return failed(trouble("update mailbox", name, err))
+		return failed(j.trouble(name, what, "error writing message: ", err))
 	}
 	return sent("delivered to %s", what)
 }
@@ -189,7 +211,7 @@ func openMailbox(name string) (*os.File, error) {
 	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 {
 			f.Close()
-			return nil, errors.New("file has 2 or more links")
+			return nil, fmt.Errorf("file has %d hard links", sys.Nlink)
 		}
 	}
 	return f, nil
@@ -215,7 +237,7 @@ func (j *job) lock(ctx context.Context, f *os.File) error {
 
 // dotlock makes name.lock. Where the directory does not let us, other locks
 // have to do.
-func (j *job) dotlock(ctx context.Context, name string) (func(), error) {
+func (j *job) dotlock(ctx context.Context, name, what string) (func(), error) {
 	nothing := func() {}
 	want := false
 	for _, how := range j.o.Locks {
@@ -239,7 +261,7 @@ func (j *job) dotlock(ctx context.Context, name string) (func(), error) {
 			continue
 		}
 		if n >= j.o.LockAttempts {
-			return nil, &dsn.Error{Code: [3]int{4, 2, 0}, Text: "cannot update mailbox " + name + ". unable to create lock file " + lock + ": File exists"}
+			return nil, j.trouble(name, what, "unable to create lock file "+lock+": ", syscall.EEXIST)
 		}
 		select {
 		case <-ctx.Done():
@@ -252,9 +274,12 @@ func (j *job) dotlock(ctx context.Context, name string) (func(), error) {
 // maildir writes a file of its own: complete and synced in tmp, then linked
 // into new.
 func (j *job) maildir(dir, what string) agent.Result {
+	if j.r.Verify {
+		return sent("delivers to %s", what)
+	}
 	for _, sub := range []string{"tmp", "new", "cur"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return failed(trouble("create directory", filepath.Join(dir, sub), err))
+			return failed(j.trouble(dir, what, "create maildir "+filepath.Join(dir, sub)+": ", err))
 		}
 	}
 	var random [6]byte
@@ -267,7 +292,7 @@ func (j *job) maildir(dir, what string) agent.Result {
 	tmp := filepath.Join(dir, "tmp", name)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return failed(trouble("create file", tmp, err))
+		return failed(j.trouble(dir, what, "create maildir file "+tmp+": ", err))
 	}
 	defer os.Remove(tmp)
 	w := bufio.NewWriterSize(f, 32<<10)
@@ -285,7 +310,7 @@ func (j *job) maildir(dir, what string) agent.Result {
 		err = (*safefile.FS)(nil).SyncDir(filepath.Join(dir, "new"))
 	}
 	if err != nil {
-		return failed(trouble("write message to", filepath.Join(dir, "new", name), err))
+		return failed(j.trouble(dir, what, "error writing message: ", err))
 	}
 	return sent("delivered to %s", what)
 }

@@ -146,6 +146,9 @@ func deliver(ctx context.Context, o *Options, r *agent.Request) agent.Result {
 		r.Log.Warnf("%v", err)
 		return failed(misconfigured())
 	}
+	if r.Verify {
+		return agent.Result{Text: "delivers to command: " + args[0]}
+	}
 	c := command.Command{Argv: args, Name: args[0], Dir: o.Line.Directory, Env: o.Env, Time: o.Time}
 	if c.Dir == "" {
 		c.Dir = o.Dir
