@@ -268,7 +268,7 @@ func (t *txn) mergeOurs(found *listing, translate func(int) int) error {
 		return err
 	}
 	t.hdr.modseq = next
-	if err := t.commit(recs); err != nil {
+	if err := t.commitGone(recs); err != nil {
 		return err
 	}
 	t.b.changed(Messages)
@@ -336,7 +336,8 @@ type foundFile struct {
 	parsedName
 }
 
-// sortOut finds the files with our tag. If two have the same UID, one keeps it.
+// sortOut finds the files with our tag. If two have the same UID, one keeps it; but
+// a listing may as well have both names of one that was just renamed.
 func (b *box) sortOut(names []string) listing {
 	l := listing{ours: make(map[UID]foundFile, len(names))}
 	limit := b.state.Load().meta.uidCeiling
@@ -347,15 +348,31 @@ func (b *box) sortOut(names []string) listing {
 			continue
 		}
 		if other, taken := l.ours[p.uid]; taken {
-			if n > other.name { // whichever: always the same one
-				l.foreign = append(l.foreign, n)
+			one, both := b.oneOfTwo(other.name, n)
+			if both {
+				l.foreign = append(l.foreign, max(n, other.name))
+			}
+			if one == other.name {
 				continue
 			}
-			l.foreign = append(l.foreign, other.name)
 		}
 		l.ours[p.uid] = foundFile{n, p}
 	}
 	return l
+}
+
+// oneOfTwo chooses between two names in cur/ that have one UID: if there are both,
+// and they are two files, always the same one.
+func (b *box) oneOfTwo(x, y string) (name string, both bool) {
+	sx, xerr := fstatat(b.dir, "cur/"+x)
+	sy, yerr := fstatat(b.dir, "cur/"+y)
+	switch {
+	case xerr == nil && yerr != nil:
+		return x, false
+	case xerr != nil && yerr == nil:
+		return y, false
+	}
+	return min(x, y), xerr == nil && yerr == nil && sx.Ino != sy.Ino
 }
 
 // learnKeywords takes in keywords that others wrote to dovecot-keywords.
@@ -417,7 +434,7 @@ func (b *box) takeSome(ctx context.Context, files []foreignFile) (left bool, err
 		defer d.Abort()
 		it := item{
 			flags: d.Flags, keywords: d.Keywords, internal: d.Internal.Unix(),
-			size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, path: d.path,
+			size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, open: d.open,
 		}
 		items = append(items, it)
 		paths = append(paths, files[i].path)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,6 +41,9 @@ type box struct {
 
 	smu   sync.Mutex
 	index int // descriptor of .index, or -1
+	// blind: index was closed since state was made, and the number of its inode
+	// may be another file's by now.
+	blind atomic.Bool
 	// freshIndex: the name .index was given to another file since the last sync.
 	freshIndex atomic.Bool
 	indexIno   uint64
@@ -144,6 +148,7 @@ func (b *box) closeFDs() {
 	if b.index >= 0 {
 		unix.Close(b.index)
 		b.index, b.indexIno = -1, 0
+		b.blind.Store(true)
 	}
 }
 
@@ -262,7 +267,11 @@ func (b *box) swapMeta(ctx context.Context, m *meta, was fileID) (done bool, err
 		_ = unix.Unlinkat(b.dir, tmp, 0)
 		return false, err
 	}
-	return true, b.st.fsync(b.dir, "meta")
+	if err := b.st.fsync(b.dir, "meta"); err != nil {
+		b.distrust(err)
+		return false, err
+	}
+	return true, nil
 }
 
 func (t *txn) renameMeta(tmp string, m *meta) error {
@@ -295,9 +304,12 @@ func (t *txn) writeMeta(m *meta) error {
 	return b.st.fsync(b.dir, "meta")
 }
 
+// tempMark is in the names of files that are about to replace another.
+const tempMark = ".new."
+
 // writeTemp writes a file beside name, synced; the caller renames it.
 func writeTemp(s *Store, dirfd int, name string, fill func(io.Writer) error) (tmp string, err error) {
-	tmp = fmt.Sprintf("%s.new.%d.%d", name, os.Getpid(), s.count.Add(1))
+	tmp = fmt.Sprintf("%s%s%s.%d", name, tempMark, s.nonce, s.count.Add(1))
 	fd, err := openat(dirfd, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
@@ -351,7 +363,7 @@ func (b *box) view(ctx context.Context) (*view, error) {
 		}
 	}
 	s := b.state.Load()
-	if s.view != nil {
+	if s.view != nil && !b.blind.Load() {
 		if st, err := fstatat(b.dir, indexName); s.current(&st, err) {
 			return s.view, nil
 		}
@@ -457,6 +469,7 @@ func (b *box) openIndex(ino uint64) error {
 func (b *box) readTail(s *state, hdr header, load bool) (*state, error) {
 	n := &state{hdr: hdr, ino: b.indexIno, meta: s.meta, metaAt: s.metaAt}
 	same := s.ino == n.ino && s.hdr.gen == hdr.gen && s.hdr.end <= hdr.end
+	defer b.blind.Store(false)
 	if !load && s.view == nil {
 		b.state.Store(n)
 		return n, nil
@@ -497,8 +510,12 @@ func newView(snap *snapshot, s *state) *view {
 // status is what the header knows without the records.
 func (s *state) status() Status {
 	h := &s.hdr
+	next := h.uidNext
+	if h.flags&headerBusy != 0 {
+		next = h.told
+	}
 	return Status{
-		UIDValidity: s.meta.uidValidity, UIDNext: h.uidNext, HighestModSeq: h.modseq,
+		UIDValidity: s.meta.uidValidity, UIDNext: next, HighestModSeq: h.modseq,
 		Messages: int(h.live), Unseen: int(h.unseen), Deleted: int(h.deleted), Recent: int(h.recents), Size: h.size, FirstUnseen: -1,
 	}
 }
@@ -601,7 +618,7 @@ func dirEmpty(dirfd int, name string) (bool, error) {
 // freshHeader is the header of an index that is about to be made.
 func (b *box) freshHeader(m *meta, cur *unix.Stat_t) header {
 	h := header{
-		gen: 1, epoch: b.st.epoch, end: recordsAt, modseq: m.modCeiling, history: m.modCeiling,
+		gen: rand.Uint64() >> 2, epoch: b.st.epoch, end: recordsAt, modseq: m.modCeiling, history: m.modCeiling,
 		uidNext: m.uidCeiling, uidValidity: m.uidValidity, cacheEnd: 0,
 	}
 	if cur != nil {

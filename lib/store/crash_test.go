@@ -39,6 +39,9 @@ func child(spec string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if step == "stress" {
+		stressChild(dir, strings.Fields(spec)[2:], die)
+	}
 	later := time.Duration(0)
 	conf := childConfig(dir)
 	conf.Now = func() time.Time { return time.Now().Add(later) }

@@ -237,7 +237,7 @@ func (s *Store) deliverTo(ctx context.Context, d *Draft, t Target, e *Entry) (*b
 	}
 	it := item{
 		flags: t.Flags & SystemFlags, keywords: t.Keywords,
-		internal: d.Internal.Unix(), size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, path: d.path,
+		internal: d.Internal.Unix(), size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, open: d.open,
 	}
 	msgs, err := b.add(ctx, []item{it}, t.OverQuota)
 	if err != nil {
@@ -255,43 +255,85 @@ type item struct {
 	size     int64
 	guid     [16]byte
 	cache    []byte
-	path     string // of the file, for a copy where no link can be made
 	// from links the file to name in a directory.
 	from func(dirfd int, name string) error
+	// open opens the file, for a copy where no link can be made.
+	open       func() (Body, error)
+	unlinkable bool // it turned out so
+}
+
+func (d *Draft) open() (Body, error) {
+	fd, err := openat(unix.AT_FDCWD, d.path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, sysErr("fstat", err)
+	}
+	return &body{fd, st.Size}, nil
 }
 
 func (d *Draft) link(dirfd int, name string) error {
 	return unix.Linkat(unix.AT_FDCWD, d.path, dirfd, name, 0)
 }
 
-// add is 4b-4e for one mailbox: all items or none. The caller settles.
+// add is 4b-4e for one mailbox: all items or none. The caller settles. What can't
+// be linked, because it lies on another partition or has as many links as a file
+// can have, is copied before the lock is taken again.
 func (b *box) add(ctx context.Context, items []item, overQuota bool) ([]Message, error) {
 	if err := b.needKeywords(ctx, items); err != nil {
 		return nil, err
 	}
+	for {
+		msgs, err := b.addLinked(ctx, items, overQuota)
+		if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EMLINK) {
+			return msgs, err
+		}
+		copied := false
+		for i := range items {
+			if it := &items[i]; it.unlinkable || errors.Is(err, unix.EXDEV) {
+				drop, err := b.copyItem(it)
+				if err != nil {
+					return nil, err
+				}
+				defer drop()
+				copied = true
+			}
+		}
+		if !copied {
+			return nil, err
+		}
+	}
+}
+
+func (b *box) addLinked(ctx context.Context, items []item, overQuota bool) ([]Message, error) {
 	t, err := b.lock(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer t.end()
-	var size int64
-	for i := range items {
-		size += items[i].size
-	}
-	unreserve, err := t.reserve(Quota{size, int64(len(items))}, overQuota)
+	msgs, err := t.add(items, overQuota)
 	if err != nil {
-		return nil, err
-	}
-	msgs, err := t.add(items)
-	if err != nil {
-		unreserve()
 		return nil, err
 	}
 	b.arrived(msgs)
 	return msgs, nil
 }
 
-func (t *txn) add(items []item) ([]Message, error) {
+func (t *txn) add(items []item, overQuota bool) ([]Message, error) {
+	quota, err := t.account()
+	if err != nil {
+		return nil, err
+	}
+	q := Quota{Messages: int64(len(items))}
+	for i := range items {
+		q.Storage += items[i].size
+	}
+	if err := quota.look(q, overQuota); err != nil {
+		return nil, err
+	}
 	if err := t.ready(); err != nil {
 		return nil, err
 	}
@@ -306,26 +348,25 @@ func (t *txn) add(items []item) ([]Message, error) {
 	if err := t.b.st.fault("busy"); err != nil {
 		return nil, t.undo(nil, err)
 	}
+	if err := quota.add(q, overQuota); err != nil {
+		return nil, t.undo(nil, err)
+	}
+	msgs, err := t.place(items, first, ours)
+	if err != nil {
+		quota.giveBack(q)
+		return nil, err
+	}
+	quota.check()
+	return msgs, t.b.st.fault("committed")
+}
+
+// place is 4d and 4e.
+func (t *txn) place(items []item, first UID, ours bool) ([]Message, error) {
 	msgs := make([]Message, len(items))
-	now := t.b.st.now().Unix()
 	t.hdr.modseq++
-	keywords := t.state().meta.keywords
 	for i := range items {
-		it, m := &items[i], &msgs[i]
-		*m = Message{
-			UID: first + UID(i), Flags: it.flags, ModSeq: t.hdr.modseq, Created: t.hdr.modseq,
-			Size: it.size, Internal: max(it.internal, 0), Saved: now, GUID: it.guid,
-		}
-		if d := now - m.Internal; d > 0 && d <= sameDate {
-			m.Saved = m.Internal // new mail: its name shall say all
-		}
-		for _, k := range it.keywords {
-			if bit := keywordBit(keywords, k); bit >= 0 {
-				m.setKeyword(bit, true)
-			}
-		}
-		m.Named = lettersFor(m, keywords)
-		if err := t.link(it, m); err != nil {
+		msgs[i] = t.record(&items[i], first+UID(i))
+		if err := t.link(&items[i], &msgs[i]); err != nil {
 			return nil, t.undo(msgs[:i], err)
 		}
 	}
@@ -337,7 +378,27 @@ func (t *txn) add(items []item) ([]Message, error) {
 	if err := t.commit(msgs); err != nil {
 		return nil, t.undo(msgs, err)
 	}
-	return msgs, t.b.st.fault("committed")
+	return msgs, nil
+}
+
+// record is what the index will say of a new message.
+func (t *txn) record(it *item, uid UID) Message {
+	now := t.b.st.now().Unix()
+	m := Message{
+		UID: uid, Flags: it.flags, ModSeq: t.hdr.modseq, Created: t.hdr.modseq,
+		Size: it.size, Internal: max(it.internal, 0), Saved: now, GUID: it.guid,
+	}
+	if d := now - m.Internal; d > 0 && d <= sameDate {
+		m.Saved = m.Internal // new mail: its name shall say all
+	}
+	keywords := t.state().meta.keywords
+	for _, k := range it.keywords {
+		if bit := keywordBit(keywords, k); bit >= 0 {
+			m.setKeyword(bit, true)
+		}
+	}
+	m.Named = lettersFor(&m, keywords)
+	return m
 }
 
 // link is 4d.
@@ -349,8 +410,8 @@ func (t *txn) link(it *item, m *Message) error {
 	name := string(m.appendName(append(buf[:0], "cur/"...), t.b.tag))
 	err := it.from(t.b.dir, name)
 	switch {
-	case err == unix.EMLINK || err == unix.EXDEV: // too many links, or another partition
-		return t.b.copyTo(it, name)
+	case err == unix.EMLINK:
+		it.unlinkable = true
 	case err == unix.EEXIST:
 		t.b.st.conf.Log.Log(alert, "alert: %s: %s exists already, though its UID was never given", t.b.where(), name)
 	}
@@ -368,50 +429,52 @@ func (t *txn) undo(linked []Message, cause error) error {
 			return cause
 		}
 	}
-	t.hdr.curMtime = 0
+	if len(linked) > 0 {
+		t.hdr.curMtime = 0
+	}
 	if err := t.calm(); err != nil {
 		t.b.st.conf.Log.Errorf("%s: %v", t.b.where(), err)
 	}
 	return cause
 }
 
-// copyTo writes a copy of the item's file under a name of its own, then links
-// that: 65,000 links are ext4's limit.
-func (b *box) copyTo(it *item, name string) error {
-	in, err := openat(unix.AT_FDCWD, it.path, unix.O_RDONLY, 0)
+// copyItem makes a copy of the item's file in the mailbox's partition, durable, and
+// has it linked from there.
+func (b *box) copyItem(it *item) (drop func(), err error) {
+	in, err := it.open()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer unix.Close(in)
-	tmp := "tmp/" + b.st.stageName()
-	out, err := openat(b.dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	defer in.Close()
+	d := &Draft{st: b.st, Internal: time.Unix(it.internal, 0)}
+	d.path = filepath.Join(b.st.conf.Partitions[b.partition], stageDir, b.st.stageName())
+	out, err := openat(unix.AT_FDCWD, d.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(out)
-	defer func() { _ = unix.Unlinkat(b.dir, tmp, 0) }()
+	if err = copyBody(out, in); err == nil {
+		err = d.seal(out)
+	}
+	if err != nil {
+		d.Abort()
+		return nil, err
+	}
+	it.from, it.open, it.unlinkable = d.link, d.open, false
+	return d.Abort, nil
+}
+
+func copyBody(out int, in Body) error {
 	buf := make([]byte, 64<<10)
-	for off := int64(0); ; {
-		n, err := pread(in, buf, off)
-		if err != nil {
-			return err
-		}
+	for off := int64(0); off < in.Size(); {
+		n, err := in.ReadAt(buf, off)
 		if n == 0 {
-			break
+			return errors.Join(io.ErrUnexpectedEOF, err)
 		}
 		if err := pwrite(out, buf[:n], off); err != nil {
 			return err
 		}
 		off += int64(n)
-	}
-	if err := setMtime(out, time.Unix(it.internal, 0)); err != nil {
-		return err
-	}
-	if err := b.st.fsync(out, "stage"); err != nil {
-		return err
-	}
-	if err := unix.Linkat(b.dir, tmp, b.dir, name, 0); err != nil {
-		return sysErr("link "+name, err)
 	}
 	return nil
 }
@@ -452,6 +515,14 @@ func (b *box) distrust(cause error) {
 		return
 	}
 	defer t.end()
+	t.doubt()
+}
+
+func (t *txn) doubt() {
+	b := t.b
+	if t.state().ino == 0 {
+		return
+	}
 	h := t.hdr
 	h.flags |= headerDoubt
 	if err := t.writeHeader(h); err != nil {

@@ -350,11 +350,19 @@ func (s *Store) Delete(ctx context.Context, name mailbox.Name) error {
 		return err
 	}
 	defer t.end()
-	err = s.list.change(ctx, func(tx *sql.Tx) error { return remove(ctx, tx, &e, s.now()) })
+	root := t.state().meta.quotaRoot
+	err = s.list.change(ctx, func(tx *sql.Tx) error {
+		if err := remove(ctx, tx, &e, s.now()); err != nil {
+			return err
+		}
+		return s.forgetUsage(root) // and again below: only one who dies in between needs this
+	})
 	if err != nil {
 		return err
 	}
-	t.giveBack(Quota{t.hdr.size, int64(t.hdr.live)})
+	if err := s.forgetUsage(root); err != nil {
+		s.conf.Log.Warnf("quota root %s: %v", root, err)
+	}
 	if err := unix.Unlinkat(b.dir, metaName, 0); err != nil && err != unix.ENOENT {
 		return sysErr("unlink "+metaName, err)
 	}
@@ -450,11 +458,7 @@ func (s *Store) spreadRoot(ctx context.Context, e *Entry, was mailbox.Name) erro
 			return err
 		}
 	}
-	dir, err := s.dirOf(e.Partition, e.Name)
-	if err == nil {
-		_ = os.Remove(filepath.Join(dir, usageName)) // to be counted anew
-	}
-	return err
+	return s.forgetUsage(e.Name, e.QuotaRoot, was)
 }
 
 func (s *Store) setRoot(ctx context.Context, c Entry, root mailbox.Name) error {
@@ -468,6 +472,43 @@ func (s *Store) setRoot(ctx context.Context, c Entry, root mailbox.Name) error {
 	}
 	c.QuotaRoot = root
 	return s.list.change(ctx, func(tx *sql.Tx) error { return put(ctx, tx, &c) })
+}
+
+// found is what scan finds, each name once. One that lies on two partitions was being
+// moved from one to the other: that in which more has happened is the true one.
+func (s *Store) found(ctx context.Context) ([]Entry, error) {
+	var all []Entry
+	at := map[mailbox.Name]int{}
+	for e, err := range s.scan(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		i, twice := at[e.Name]
+		if !twice {
+			at[e.Name] = len(all)
+			all = append(all, e)
+			continue
+		}
+		s.conf.Log.Warnf("%s lies on partitions %s and %s", e.Name, all[i].Partition, e.Partition)
+		if e.ID != all[i].ID && e.UIDValidity > all[i].UIDValidity || e.ID == all[i].ID && s.lastModSeq(&e) > s.lastModSeq(&all[i]) {
+			all[i] = e
+		}
+	}
+	return all, nil
+}
+
+func (s *Store) lastModSeq(e *Entry) ModSeq {
+	dir, err := s.dirOf(e.Partition, e.Name)
+	if err != nil {
+		return 0
+	}
+	fd, err := openat(unix.AT_FDCWD, filepath.Join(dir, indexName), unix.O_RDONLY, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	h, _, _ := readSlots(fd, e.ID)
+	return h.modseq
 }
 
 // scan reads all .mailbox files of all partitions.

@@ -98,16 +98,13 @@ func (h *handle) Expunge(ctx context.Context, uids UIDSet) (UIDSet, error) {
 		return nil, err
 	}
 	t.hdr.modseq++
-	if err := t.commit(recs); err != nil {
+	if err := t.commitGone(recs); err != nil {
 		return nil, err
 	}
 	var out UIDSet
-	var size int64
 	for i := range recs {
 		out.Add(recs[i].UID)
-		size += recs[i].Size
 	}
-	t.giveBack(Quota{size, int64(len(recs))})
 	b.changed(Messages)
 	b.keep.expunged(b)
 	return out, t.compact()
@@ -125,6 +122,32 @@ func (t *txn) expunge(uids UIDSet) []Message {
 		recs = append(recs, n)
 	}
 	return recs
+}
+
+// commitGone commits records of which some say "gone", and gives back their quota.
+func (t *txn) commitGone(recs []Message) error {
+	var q Quota
+	for i := range recs {
+		if recs[i].Flags&flagGone != 0 {
+			q.Storage += recs[i].Size
+			q.Messages++
+		}
+	}
+	quota, err := t.account()
+	if err != nil {
+		return err
+	}
+	if q.Messages == 0 || quota.root == "" {
+		return t.commit(recs)
+	}
+	if err := quota.look(Quota{}, true); err != nil {
+		return err
+	}
+	if err := t.commitAs(recs, headerBusy); err != nil {
+		return err
+	}
+	quota.giveBack(q)
+	return t.calm()
 }
 
 // Vanished tells which UIDs of a set are not any more since a ModSeq. Before

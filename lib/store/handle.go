@@ -66,7 +66,7 @@ func (h *handle) Append(ctx context.Context, drafts ...*Draft) ([]Message, error
 	for i, d := range drafts {
 		items[i] = item{
 			flags: d.Flags & SystemFlags, keywords: d.Keywords, internal: d.Internal.Unix(),
-			size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, path: d.path,
+			size: d.Size, guid: d.GUID, cache: d.cache, from: d.link, open: d.open,
 		}
 		defer d.Abort()
 	}
@@ -103,7 +103,7 @@ func (h *handle) CopyTo(ctx context.Context, to Mailbox, uids UIDSet, move bool)
 	for m := range v.among(uids) {
 		it := item{
 			flags: m.Flags & SystemFlags, internal: m.Internal, size: m.Size, guid: m.GUID,
-			cache: cache.raw(m), path: h.b.where() + "/cur/" + m.fileName(h.b.tag),
+			cache: cache.raw(m),
 		}
 		for i, k := range v.keywords {
 			if m.HasKeyword(i) {
@@ -112,6 +112,7 @@ func (h *handle) CopyTo(ctx context.Context, to Mailbox, uids UIDSet, move bool)
 		}
 		msg := *m
 		it.from = func(dirfd int, name string) error { return h.b.linkOut(&msg, dirfd, name) }
+		it.open = func() (Body, error) { return h.Body(ctx, msg.UID) }
 		items = append(items, it)
 		pairs = append(pairs, Pair{From: m.UID})
 	}

@@ -55,6 +55,7 @@ type header struct {
 	unseen      uint32
 	deleted     uint32
 	recents     uint32 // messages above recent
+	told        UID    // while busy: UIDNEXT as clients may know it
 }
 
 // headerBusy stands in a header while links or renames are under way: whoever
@@ -94,7 +95,7 @@ func (h *header) encode(b []byte, id ID) {
 		le.PutUint64(b[8+8*i:], v)
 	}
 	for i, v := range [...]uint32{
-		uint32(h.uidNext), uint32(h.recent), h.uidValidity, h.flags, h.live, h.gone, h.dead, h.unseen, h.deleted, h.recents,
+		uint32(h.uidNext), uint32(h.recent), h.uidValidity, h.flags, h.live, h.gone, h.dead, h.unseen, h.deleted, h.recents, uint32(h.told),
 	} {
 		le.PutUint32(b[112+4*i:], v)
 	}
@@ -114,7 +115,7 @@ func (h *header) decode(b []byte, id ID, i int) error {
 	if u[0] != indexMagic {
 		return errTooNew
 	}
-	var w [10]uint32
+	var w [11]uint32
 	for i := range w {
 		w[i] = le.Uint32(b[112+4*i:])
 	}
@@ -122,7 +123,7 @@ func (h *header) decode(b []byte, id ID, i int) error {
 		counter: u[1], gen: u[2], epoch: u[3], curIno: u[4], curMtime: int64(u[5]), newMtime: int64(u[6]), listed: int64(u[7]),
 		end: int64(u[8]), cacheEnd: int64(u[9]), size: int64(u[10]), modseq: ModSeq(u[11]), history: ModSeq(u[12]),
 		uidNext: UID(w[0]), recent: UID(w[1]), uidValidity: w[2], flags: w[3], live: w[4], gone: w[5], dead: w[6],
-		unseen: w[7], deleted: w[8], recents: w[9],
+		unseen: w[7], deleted: w[8], recents: w[9], told: UID(w[10]),
 	}
 	if h.end < recordsAt || (h.end-recordsAt)%recordSize != 0 {
 		return errTorn
@@ -130,13 +131,22 @@ func (h *header) decode(b []byte, id ID, i int) error {
 	return nil
 }
 
-// readHeader reads the newest good slot. One slot at least is good at any time,
-// whoever writes: only one of them is written, then the other.
+// readHeader reads the newest slot. A bad one is just being written, or damaged:
+// then the other one tells of a time that is over, and must not be believed.
 func readHeader(fd int, id ID) (header, error) {
+	h, good, err := readSlots(fd, id)
+	if err == nil && good < 2 {
+		err = errTorn
+	}
+	return h, err
+}
+
+// readSlots reads the newest good slot, and tells how many are good.
+func readSlots(fd int, id ID) (_ header, good int, _ error) {
 	var b [slotStep + slotSize]byte
 	n, err := pread(fd, b[:], 0)
 	if err != nil {
-		return header{}, err
+		return header{}, 0, err
 	}
 	var h [2]header
 	var errs [2]error
@@ -145,17 +155,19 @@ func readHeader(fd int, id ID) (header, error) {
 			errs[i] = errTorn
 			continue
 		}
-		errs[i] = h[i].decode(b[i*slotStep:][:slotSize], id, i)
+		if errs[i] = h[i].decode(b[i*slotStep:][:slotSize], id, i); errs[i] == nil {
+			good++
+		}
 	}
 	switch {
 	case errors.Is(errs[0], errTooNew) || errors.Is(errs[1], errTooNew):
-		return header{}, errTooNew
+		return header{}, 0, errTooNew
 	case errs[0] == nil && (errs[1] != nil || h[0].counter > h[1].counter):
-		return h[0], nil
+		return h[0], good, nil
 	case errs[1] == nil:
-		return h[1], nil
+		return h[1], good, nil
 	}
-	return header{}, errTorn
+	return header{}, 0, errTorn
 }
 
 // writeHeader writes h into the older slot: the commit.

@@ -262,11 +262,13 @@ func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
 		}
 	}
 	highest := int64(0)
-	for e, err := range s.scan(ctx) {
-		if err != nil {
-			return n, err
-		}
-		if err := put(ctx, tx, &e); err != nil {
+	all, err := s.found(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range all {
+		e := &all[i]
+		if err := put(ctx, tx, e); err != nil {
 			// Two with one id: a folder was copied by hand. reconstruct gives
 			// the copy an id of its own.
 			s.conf.Log.Warnf("%s: %v", e.Name, err)
@@ -274,6 +276,10 @@ func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
 		}
 		highest = max(highest, int64(e.UIDValidity))
 		n++
+	}
+	if n > 0 {
+		// What was deleted may have had greater ones: the list that knew is lost.
+		highest = max(highest, s.now().Unix()) + lostValidities
 	}
 	for name, value := range map[string]int64{"complete": listVersion, "uidvalidity": highest} {
 		_, err := tx.ExecContext(ctx, `INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)`, name, value)
@@ -283,6 +289,10 @@ func (s *Store) fillFrom(ctx context.Context, tx *sql.Tx) (n int, err error) {
 	}
 	return n, nil
 }
+
+// lostValidities is how many mailboxes may have been made ahead of the clock, one
+// UIDVALIDITY each, and deleted.
+const lostValidities = 4096
 
 type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io/fs"
+	"math/rand/v2"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -22,74 +23,129 @@ type Quota struct {
 // The limits of a quota root are in its .mailbox. What is used below it is a
 // record of its own in the root's directory, behind a short lock that nothing
 // else is taken under. It counts in the epoch in which it was written; in
-// another one it is counted again.
+// another one, or if it was removed, it is counted again.
 //
-//	.usage: crc, 0, epoch, octets, messages
+//	.usage: crc, serial, epoch, octets, messages
+//
+// Whoever counts reads the headers of indexes that others are about to change. So
+// each count has a serial, and whoever changes a mailbox looks afterwards whether
+// the usage is still of the count to which he added: if not, nobody knows whether
+// that count has seen his change, and the usage is removed, to be counted again.
+// He does so while the header is busy, so that the usage is right, too, when a
+// process dies: verify removes it.
 
 const (
 	usageName = ".usage"
 	usageSize = 32
 )
 
-// reserve counts q under t's quota root, unless that goes beyond the limit. The
-// function it returns takes it back.
-func (t *txn) reserve(q Quota, over bool) (undo func(), err error) {
-	root := t.state().meta.quotaRoot
-	if root == "" {
-		return func() {}, nil
+// usage is what .usage says.
+type usage struct {
+	Quota
+	serial uint32 // of the count
+}
+
+// account is a mailbox's quota root, as one who changes the mailbox sees it.
+type account struct {
+	t      *txn
+	root   mailbox.Name // "": nothing is counted
+	dir    string
+	limit  Quota
+	serial uint32
+}
+
+// account finds t's quota root.
+func (t *txn) account() (*account, error) {
+	a := &account{t: t, root: t.state().meta.quotaRoot}
+	if a.root == "" {
+		return a, nil
 	}
-	limit, dir, err := t.b.st.rootOf(root)
+	var err error
+	a.limit, a.dir, err = t.b.st.rootOf(a.root)
 	if errors.Is(err, ErrNotFound) {
-		return func() {}, nil // a root that was removed limits nothing
+		a.root, err = "", nil // a root that was removed limits nothing
 	}
-	if err != nil {
-		return nil, err
-	}
-	err = t.b.st.withUsage(root, dir, func(u *Quota) error {
-		if !over && (limit.Storage >= 0 && u.Storage+q.Storage > limit.Storage || limit.Messages >= 0 && u.Messages+q.Messages > limit.Messages) {
+	return a, err
+}
+
+// fits reports whether q more is within the limits.
+func (a *account) fits(used, q Quota) bool {
+	return (a.limit.Storage < 0 || used.Storage+q.Storage <= a.limit.Storage) &&
+		(a.limit.Messages < 0 || used.Messages+q.Messages <= a.limit.Messages)
+}
+
+// look finds out which count is true now, and whether q fits, unless it may go
+// over the limit.
+func (a *account) look(q Quota, over bool) error {
+	return a.change(func(u *usage) error {
+		a.serial = u.serial
+		if !over && !a.fits(u.Quota, q) {
 			return ErrOverQuota
 		}
+		return nil
+	})
+}
+
+// add counts q, before what it stands for is done.
+func (a *account) add(q Quota, over bool) error {
+	return a.change(func(u *usage) error {
+		if !over && !a.fits(u.Quota, q) {
+			return ErrOverQuota
+		}
+		a.serial = u.serial
 		u.Storage += q.Storage
 		u.Messages += q.Messages
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return func() { t.giveBack(q) }, nil
 }
 
-// giveBack takes q off the usage.
-func (t *txn) giveBack(q Quota) {
-	root := t.state().meta.quotaRoot
-	if root == "" {
-		return
-	}
-	_, dir, err := t.b.st.rootOf(root)
-	if err == nil {
-		err = t.b.st.withUsage(root, dir, func(u *Quota) error {
-			u.Storage = max(0, u.Storage-q.Storage)
-			u.Messages = max(0, u.Messages-q.Messages)
-			return nil
-		})
+// check is called after that was done.
+func (a *account) check() { a.addSame(Quota{}) }
+
+// giveBack takes q off again.
+func (a *account) giveBack(q Quota) { a.addSame(Quota{-q.Storage, -q.Messages}) }
+
+// addSame adds q if the count is still the one that was looked at.
+func (a *account) addSame(q Quota) {
+	other := false
+	err := a.change(func(u *usage) error {
+		if other = u.serial != a.serial; !other {
+			u.Storage = max(0, u.Storage+q.Storage)
+			u.Messages = max(0, u.Messages+q.Messages)
+		}
+		return nil
+	})
+	if err == nil && other {
+		err = a.t.b.st.forgetUsage(a.root)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		t.b.st.conf.Log.Warnf("quota root %s: %v", root, err)
+		a.t.b.st.conf.Log.Warnf("quota root %s: %v", a.root, err)
 	}
 }
 
-// recountQuota makes the usage be counted again: a verify found other messages.
-func (t *txn) recountQuota() error {
-	root := t.state().meta.quotaRoot
-	if root == "" {
+func (a *account) change(fn func(*usage) error) error {
+	if a.root == "" {
 		return nil
 	}
-	_, dir, err := t.b.st.rootOf(root)
-	if err != nil {
-		return err
-	}
-	if err := unix.Unlink(filepath.Join(dir, usageName)); err != nil && err != unix.ENOENT {
-		return sysErr("unlink "+usageName, err)
+	return a.t.b.st.withUsage(a.root, a.dir, fn)
+}
+
+// forgetUsage makes the usages of some roots be counted again.
+func (s *Store) forgetUsage(roots ...mailbox.Name) error {
+	for _, root := range roots {
+		if root == "" {
+			continue
+		}
+		_, dir, err := s.rootOf(root)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := unix.Unlink(filepath.Join(dir, usageName)); err != nil && err != unix.ENOENT {
+			return sysErr("unlink "+usageName, err)
+		}
 	}
 	return nil
 }
@@ -108,7 +164,7 @@ func (s *Store) rootOf(root mailbox.Name) (Quota, string, error) {
 }
 
 // withUsage changes a root's usage under its lock. An error of fn changes nothing.
-func (s *Store) withUsage(root mailbox.Name, dir string, fn func(*Quota) error) error {
+func (s *Store) withUsage(root mailbox.Name, dir string, fn func(*usage) error) error {
 	path := filepath.Join(dir, usageName)
 	for {
 		fd, err := openat(unix.AT_FDCWD, path, unix.O_RDWR|unix.O_CREAT, 0o600)
@@ -147,26 +203,29 @@ func flockWait(fd int) error {
 	}
 }
 
-func (s *Store) changeUsage(fd int, root mailbox.Name, fn func(*Quota) error) error {
+func (s *Store) changeUsage(fd int, root mailbox.Name, fn func(*usage) error) error {
 	var b [usageSize]byte
-	var u Quota
 	le := binary.LittleEndian
 	n, err := pread(fd, b[:], 0)
 	if err != nil {
 		return err
 	}
+	var was, u usage
 	if n == usageSize && le.Uint32(b[:]) == crc32.Checksum(b[4:], castagnoli()) && le.Uint64(b[8:]) == s.epoch {
-		u = Quota{int64(le.Uint64(b[16:])), int64(le.Uint64(b[24:]))}
-	} else if u, err = s.countUsage(root); err != nil {
+		was = usage{Quota{int64(le.Uint64(b[16:])), int64(le.Uint64(b[24:]))}, le.Uint32(b[4:])}
+		u = was
+	} else if u.Quota, err = s.countUsage(root); err != nil {
 		return err
+	} else {
+		u.serial = rand.Uint32() | 1
 	}
-	was := u
 	if err := fn(&u); err != nil {
 		return err
 	}
-	if u == was && n == usageSize && le.Uint64(b[8:]) == s.epoch {
+	if u == was {
 		return nil
 	}
+	le.PutUint32(b[4:], u.serial)
 	le.PutUint64(b[8:], s.epoch)
 	le.PutUint64(b[16:], uint64(u.Storage))
 	le.PutUint64(b[24:], uint64(u.Messages))
@@ -175,7 +234,7 @@ func (s *Store) changeUsage(fd int, root mailbox.Name, fn func(*Quota) error) er
 }
 
 // countUsage sums up what the headers of all indexes below a root say. It takes
-// no lock of a mailbox: what arrives meanwhile may be counted or not.
+// no lock of a mailbox: what changes meanwhile may be counted or not.
 func (s *Store) countUsage(root mailbox.Name) (Quota, error) {
 	var u Quota
 	for e, err := range s.List(context.Background(), Query{Under: root, Deleted: true}) {
@@ -196,7 +255,7 @@ func (s *Store) countUsage(root mailbox.Name) (Quota, error) {
 		if err != nil {
 			return u, err
 		}
-		h, err := readHeader(fd, e.ID)
+		h, _, err := readSlots(fd, e.ID)
 		unix.Close(fd)
 		if err != nil {
 			continue // to be verified, and counted again then
@@ -214,6 +273,6 @@ func (s *Store) Usage(ctx context.Context, root mailbox.Name) (Quota, error) {
 		return Quota{}, err
 	}
 	var used Quota
-	err = s.withUsage(root, dir, func(u *Quota) error { used = *u; return nil })
+	err = s.withUsage(root, dir, func(u *usage) error { used = u.Quota; return nil })
 	return used, err
 }

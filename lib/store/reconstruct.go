@@ -95,7 +95,7 @@ func (s *Store) mendMeta(e *Entry) error {
 		}
 	}
 	if ifd, err := openat(fd, indexName, unix.O_RDONLY, 0); err == nil {
-		if h, err := readHeader(ifd, e.ID); err == nil {
+		if h, _, err := readSlots(ifd, e.ID); err == nil {
 			highest, modseq = max(highest, h.uidNext), h.modseq
 		}
 		unix.Close(ifd)
@@ -115,13 +115,12 @@ func (s *Store) mendMeta(e *Entry) error {
 // gone are taken out of it if prune is set.
 func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err error) {
 	there := map[mailbox.Name]bool{}
-	var all []Entry
-	for e, err := range s.scan(ctx) {
-		if err != nil {
-			return found, err
-		}
-		there[e.Name] = true
-		all = append(all, e)
+	all, err := s.found(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range all {
+		there[all[i].Name] = true
 	}
 	var lost []Entry
 	if prune {

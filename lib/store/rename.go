@@ -154,6 +154,9 @@ func (s *Store) moveBack(begun, others []move) {
 			err = s.moveOne(ctx, back, begun[i].Partition)
 		}
 	}
+	if err == nil {
+		err = s.followRoots(ctx, begun[0].Name) // back in the other order, they found none
+	}
 	if err != nil {
 		s.conf.Log.Errorf("undoing the renaming of %s to %s: %v", begun[0].Name, begun[0].to, err)
 	}
@@ -218,9 +221,6 @@ func (s *Store) moveOne(ctx context.Context, m move, partition string) error {
 		return err
 	}
 	defer t.end()
-	if to.IsDeleted() {
-		t.giveBack(Quota{t.hdr.size, int64(t.hdr.live)})
-	}
 	if err := s.fault("move"); err != nil {
 		return err
 	}
@@ -272,32 +272,78 @@ func (s *Store) moveDirs(e Entry, to mailbox.Name) error {
 func (s *Store) moveEntry(ctx context.Context, e Entry, to mailbox.Name) error {
 	n := e
 	n.Name = to
+	var err error
 	switch {
 	case to.IsDeleted():
 		n.QuotaRoot, n.IsQuotaRoot = "", false
-	case e.QuotaRoot == e.Name:
+	case e.IsQuotaRoot:
 		n.QuotaRoot = to
+	default: // what is above was moved before
+		if n.QuotaRoot, err = s.rootAbove(ctx, to); err != nil {
+			return err
+		}
 	}
 	if n.QuotaRoot != e.QuotaRoot || n.IsQuotaRoot != e.IsQuotaRoot {
 		if err := s.moveRoot(n); err != nil {
 			return err
 		}
 	}
-	return s.list.change(ctx, func(tx *sql.Tx) error {
+	err = s.list.change(ctx, func(tx *sql.Tx) error {
 		if err := remove(ctx, tx, &e, s.now()); err != nil {
 			return err
 		}
 		if err := put(ctx, tx, &n); err != nil {
 			return err
 		}
-		if n.QuotaRoot == to { // those below follow their root
-			_, err := tx.ExecContext(ctx, `UPDATE mailboxes SET quotaroot = ? WHERE quotaroot = ?`, to, e.Name)
-			if err != nil {
-				return err
-			}
+		if err := s.forgetUsage(e.QuotaRoot); err != nil { // for one who dies before the next does
+			return err
 		}
 		return forgetNote(ctx, tx, e.Name)
 	})
+	if err != nil {
+		return err
+	}
+	return s.forgetUsage(e.QuotaRoot, n.QuotaRoot)
+}
+
+// rootAbove is the quota root of what is next above a name.
+func (s *Store) rootAbove(ctx context.Context, name mailbox.Name) (mailbox.Name, error) {
+	for n, ok := name.Parent(); ok; n, ok = n.Parent() {
+		e, err := s.list.get(ctx, n)
+		if err == nil {
+			return e.QuotaRoot, nil
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// followRoots gives the mailboxes at and below a name the quota root that is next
+// above them.
+func (s *Store) followRoots(ctx context.Context, under mailbox.Name) error {
+	for e, err := range s.List(ctx, Query{Under: under}) {
+		if err != nil {
+			return err
+		}
+		if e.IsQuotaRoot {
+			continue
+		}
+		root, err := s.rootAbove(ctx, e.Name)
+		if err != nil {
+			return err
+		}
+		if root != e.QuotaRoot {
+			if err := s.setRoot(ctx, e, root); err != nil {
+				return err
+			}
+			if err := s.forgetUsage(root, e.QuotaRoot); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // moveRoot writes the quota root that comes with the new name into .mailbox.
@@ -390,15 +436,7 @@ func (s *Store) changePartition(ctx context.Context, e Entry, partition string) 
 		return err
 	}
 	defer t.end()
-	if err := s.mkdirs(s.conf.Partitions[partition], dst); err != nil {
-		return err
-	}
-	for _, p := range parts {
-		if err := copyTree(filepath.Join(from, p), filepath.Join(dst, p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if err := syncFS(dst); err != nil {
+	if err := s.copyParts(from, partition, dst); err != nil {
 		return err
 	}
 	s.dropBox(b)
@@ -407,12 +445,48 @@ func (s *Store) changePartition(ctx context.Context, e Entry, partition string) 
 	if err := s.list.change(ctx, func(tx *sql.Tx) error { return put(ctx, tx, &n) }); err != nil {
 		return err
 	}
+	if err := s.fault("listed"); err != nil {
+		return err
+	}
 	if err := removeParts(b.dir); err != nil {
 		s.conf.Log.Warnf("%s: %v", from, err)
 	}
 	s.pruneDirs(e.Partition, from)
 	s.tell(e.ID, List|Messages)
 	return nil
+}
+
+// copyParts copies a mailbox, .mailbox last, and after the rest is durable: who dies
+// before that leaves nothing that could be taken for one.
+func (s *Store) copyParts(from, partition, dst string) error {
+	if err := s.mkdirs(s.conf.Partitions[partition], dst); err != nil {
+		return err
+	}
+	fd, err := openat(unix.AT_FDCWD, dst, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := removeParts(fd); err != nil { // what one who died left here
+		return err
+	}
+	for _, p := range parts {
+		if p == metaName {
+			if err := unix.Syncfs(fd); err != nil {
+				return sysErr("syncfs "+dst, err)
+			}
+		}
+		if err := s.fault("copy"); err != nil {
+			return err
+		}
+		if err := copyTree(filepath.Join(from, p), filepath.Join(dst, p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := unix.Syncfs(fd); err != nil {
+		return sysErr("syncfs "+dst, err)
+	}
+	return s.fault("copied")
 }
 
 // copyTree copies a file, or a folder of files, with the mtimes that are internal dates.

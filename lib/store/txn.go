@@ -156,7 +156,11 @@ func (t *txn) ceilings(uids int) error {
 	if needMod > m.modCeiling {
 		m.modCeiling = needMod + 1<<20
 	}
-	return t.writeMeta(m)
+	if err := t.writeMeta(m); err != nil {
+		t.doubt() // it may have its name already, but not for good: nobody shall rely on it
+		return err
+	}
+	return nil
 }
 
 // ready makes sure that there is an index to write in.
@@ -184,9 +188,11 @@ func (t *txn) ready() error {
 }
 
 // busy is rule 4c: the header says that the next n UIDs are spent, and that
-// files are being linked or renamed.
+// files are being linked or renamed. Clients are told the old UIDNEXT until the
+// messages are there: one who knew the new one would not look below it.
 func (t *txn) busy(n int) error {
 	h := t.hdr
+	h.told = h.uidNext
 	h.uidNext += UID(n)
 	h.flags |= headerBusy
 	return t.writeHeader(h)
@@ -233,13 +239,17 @@ func (t *txn) recordCur(ours bool) {
 
 // commit writes records and the header that makes them true. When it fails,
 // nothing was changed but for what busy said.
-func (t *txn) commit(recs []Message) error {
+func (t *txn) commit(recs []Message) error { return t.commitAs(recs, 0) }
+
+// commitAs leaves the header busy where something else belongs to the change.
+func (t *txn) commitAs(recs []Message, busy uint32) error {
 	b := t.b
 	b.smu.Lock()
 	defer b.smu.Unlock()
 	s := t.state()
 	h := t.hdr
-	h.flags &^= headerBusy
+	h.flags = h.flags&^headerBusy | busy
+	h.told = h.uidNext
 	buf := make([]byte, len(recs)*recordSize)
 	seal := sealOf(b.id, h.gen)
 	for i := range recs {
@@ -345,8 +355,10 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 	if h.end, err = w.close(); err != nil {
 		return err
 	}
-	if err := writeHeader(fd, b.id, &h); err != nil {
-		return err
+	for range 2 { // both slots are good from the first day on
+		if err := writeHeader(fd, b.id, &h); err != nil {
+			return err
+		}
 	}
 	if err := b.st.fault("index.new"); err != nil {
 		return err

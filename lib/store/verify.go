@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,7 @@ func (t *txn) verify(ctx context.Context) error {
 	if err := t.replaceIndex(h, live, gone); err != nil {
 		return err
 	}
-	if err := t.recountQuota(); err != nil {
+	if err := b.st.forgetUsage(m.quotaRoot); err != nil {
 		b.st.conf.Log.Warnf("%s: quota: %v", b.where(), err)
 	}
 	b.changed(Messages)
@@ -83,12 +84,12 @@ func (t *txn) salvage(m *meta) *salvaged {
 		return s
 	}
 	defer unix.Close(fd)
-	h, err := readHeader(fd, m.id)
+	h, good, err := readSlots(fd, m.id)
 	if err != nil || h.uidValidity != m.uidValidity {
 		return s
 	}
 	s.hdr = h
-	s.whole = h.epoch == b.st.epoch && h.flags&headerDoubt == 0
+	s.whole = good == 2 && h.epoch == b.st.epoch && h.flags&headerDoubt == 0
 	e := (*snapshot)(nil).edit()
 	buf := make([]byte, recordSize)
 	seal := sealOf(b.id, h.gen)
@@ -154,7 +155,8 @@ func (t *txn) raised(m *meta, old *salvaged) header {
 	}
 	h.history = h.modseq
 	if old.hdr.counter == 0 {
-		h.recent = h.uidNext - 1 // who was told of what is lost: nothing shall be new once more
+		h.gen = rand.Uint64() >> 2 // no generation that someone has in memory
+		h.recent = h.uidNext - 1   // who was told of what is lost: nothing shall be new once more
 	}
 	if old.whole {
 		h.uidNext, h.modseq, h.history = max(old.hdr.uidNext, old.max+1), old.hdr.modseq+1, old.hdr.history
