@@ -49,10 +49,29 @@ func (b *box) poll(ctx context.Context) error {
 	if err := b.freshMeta(); err != nil {
 		return err
 	}
-	s := b.state.Load()
-	moved, err := b.foreign(s)
-	if err != nil || !moved {
+	s, err := b.catchUp(ctx, false)
+	if err != nil {
 		return err
+	}
+	moved, late, err := b.foreign(s)
+	if err != nil || !moved && !late {
+		return err
+	}
+	if !late {
+		// It may be one of us who is there now, or was a moment ago: a whole listing,
+		// with the lock held, is not for each delivery.
+		now, err := b.catchUp(ctx, false)
+		if err != nil {
+			return err
+		}
+		if now.hdr.flags&headerBusy != 0 {
+			b.lookSoon()
+			return b.endOfBusy(ctx)
+		}
+		if now.hdr.counter != s.hdr.counter {
+			b.lookSoon()
+			return nil
+		}
 	}
 	if err := b.adopt(ctx); err != nil {
 		// The mailbox can be read all the same.
@@ -61,29 +80,50 @@ func (b *box) poll(ctx context.Context) error {
 	return nil
 }
 
-func (b *box) foreign(s *state) (bool, error) {
+// endOfBusy sees to a change whose author died, and waits for none who lives.
+func (b *box) endOfBusy(ctx context.Context) error {
+	select {
+	case <-b.turn:
+	default:
+		return nil
+	}
+	t, err := b.lockTurn(ctx, false, false)
+	if err != nil {
+		b.turn <- struct{}{}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = nil
+		}
+		return err
+	}
+	t.end() // whoever locks has verified
+	return nil
+}
+
+// foreign reports whether new/ or cur/ were changed by others than those who wrote
+// the header, and whether it is time to list cur/ in any case.
+func (b *box) foreign(s *state) (moved, late bool, err error) {
 	cur, err := fstatat(b.dir, "cur")
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	incoming, err := fstatat(b.dir, "new")
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return false, false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if s.ino == 0 {
 		// No message yet: only what others bring counts.
 		for _, d := range [...]string{"new", "cur"} {
 			if empty, err := dirEmpty(b.dir, d); err != nil || !empty {
-				return !empty, err
+				return !empty, false, err
 			}
 		}
-		return false, nil
+		return false, false, nil
 	}
-	late := b.st.now().Unix()-s.hdr.listed > int64(listEvery/time.Second)
-	return mtime(&cur) != s.hdr.curMtime || mtime(&incoming) != s.hdr.newMtime || late, nil
+	late = b.st.now().Unix()-s.hdr.listed > int64(listEvery/time.Second)
+	return mtime(&cur) != s.hdr.curMtime || mtime(&incoming) != s.hdr.newMtime, late, nil
 }
 
 // foreignFile is a file to adopt.

@@ -128,7 +128,10 @@ func freeze(t *testing.T, mnt, leftOut string, d time.Duration, copy func()) *sa
 			mu.Unlock()
 		}
 	}()
-	time.Sleep(d)
+	enough := func() bool { mu.Lock(); defer mu.Unlock(); return len(s.lines) >= 60 }
+	for start := time.Now(); time.Since(start) < d || !enough() && time.Since(start) < time.Minute; {
+		time.Sleep(10 * time.Millisecond)
+	}
 	s.at = time.Now()
 	must(t, cmd.Process.Signal(syscall.SIGSTOP))
 	time.Sleep(300 * time.Millisecond) // what was under way in the kernel comes to its end

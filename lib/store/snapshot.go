@@ -180,34 +180,34 @@ func (e *edit) applyGone(m *Message, found bool, c, i int) {
 			e.spine = slices.Delete(e.spine, c, c+1)
 			e.owned = slices.Delete(e.owned, c, c+1)
 		}
-		e.gone = append(e.gone, *m)
-		return
 	}
-	// Moved or swept: the record changes its state, not its ModSeq.
-	if k := e.goneAt(m); k >= 0 {
-		if !e.ownGone {
-			e.gone, e.ownGone = slices.Clone(e.gone), true
-		}
+	k, known := e.goneAt(m)
+	switch {
+	case known: // moved or swept: the record changes its state, not its ModSeq
+		e.ownGoneList()
 		e.gone[k] = *m
-		return
+	case k == len(e.gone):
+		e.gone = append(e.gone, *m)
+	default: // an index with damaged records
+		e.ownGoneList()
+		e.gone = slices.Insert(e.gone, k, *m)
 	}
-	e.gone = append(e.gone, *m)
 }
 
-// goneAt is where the record of an expunged message is, or -1. They lie in the
-// order of their ModSeqs, and of their UIDs within one; should a file say
-// otherwise, all are looked at.
-func (e *edit) goneAt(m *Message) int {
-	k, ok := slices.BinarySearchFunc(e.gone, m, func(a Message, m *Message) int {
-		return cmp.Or(cmp.Compare(a.ModSeq, m.ModSeq), cmp.Compare(a.UID, m.UID))
-	})
-	if ok {
-		return k
+func (e *edit) ownGoneList() {
+	if !e.ownGone {
+		e.gone, e.ownGone = slices.Clone(e.gone), true
 	}
-	if k == len(e.gone) {
-		return -1 // one that just went, or an index that is being read
-	}
-	return slices.IndexFunc(e.gone, func(a Message) bool { return a.UID == m.UID })
+}
+
+// goneAt is where the record of an expunged message is, or would be. They always lie
+// in the order of their ModSeqs, and of their UIDs within one.
+func (e *edit) goneAt(m *Message) (int, bool) {
+	return slices.BinarySearchFunc(e.gone, m, func(a Message, m *Message) int { return compareGone(&a, m) })
+}
+
+func compareGone(a, b *Message) int {
+	return cmp.Or(cmp.Compare(a.ModSeq, b.ModSeq), cmp.Compare(a.UID, b.UID))
 }
 
 // own makes chunk c ours to write in.

@@ -137,12 +137,11 @@ func (p *stressProc) wait(*witness) error {
 
 // stressor is one process of the stress.
 type stressor struct {
-	s      *Store
-	proc   int
-	r      *rand.Rand
-	n      int
-	last   map[ID]*seen
-	source map[ID]mailbox.Name
+	s    *Store
+	proc int
+	r    *rand.Rand
+	n    int
+	last map[ID]*seen
 }
 
 // seen is what this process saw last of a mailbox.

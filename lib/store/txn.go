@@ -24,18 +24,20 @@ func (b *box) lock(ctx context.Context, load bool) (*txn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	t, err := b.lockTurn(ctx, load)
+	t, err := b.lockTurn(ctx, load, true)
 	if err != nil {
 		b.turn <- struct{}{}
 	}
 	return t, err
 }
 
-func (b *box) lockTurn(ctx context.Context, load bool) (*txn, error) {
+// lockTurn has the turn already. It waits for other processes, or gives
+// EWOULDBLOCK.
+func (b *box) lockTurn(ctx context.Context, load, wait bool) (*txn, error) {
 	if err := b.hold(); err != nil {
 		return nil, err
 	}
-	if err := b.flock(ctx); err != nil {
+	if err := b.flock(ctx, wait); err != nil {
 		b.release()
 		return nil, err
 	}
@@ -97,12 +99,12 @@ func (b *box) findAgain() error {
 // flock waits for the other processes. Those who can't have it at once wait in
 // the kernel, which keeps their order, but not more than 64 of a process: each
 // costs a thread.
-func (b *box) flock(ctx context.Context) error {
+func (b *box) flock(ctx context.Context, wait bool) error {
 	err := unix.Flock(b.dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		return nil
 	}
-	if err != unix.EWOULDBLOCK && err != unix.EINTR {
+	if err != unix.EWOULDBLOCK && err != unix.EINTR || !wait {
 		return sysErr("flock", err)
 	}
 	select {

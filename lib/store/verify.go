@@ -72,10 +72,23 @@ type salvaged struct {
 	// whole: every record is good, and the page cache that has it outlived who
 	// wrote it. Then its counters are true, and no client knows more than it.
 	whole bool
+	// damaged: records are missing. Of messages that are not in later, the last one
+	// may be among them.
+	damaged bool
+	later   map[UID]bool
 }
 
-// salvage reads each record that is good, up to what the newest good header
-// calls its end. Without a header there is nothing that can be believed.
+// stale reports whether a record of u may have been lost.
+func (s *salvaged) stale(u UID) bool { return s.damaged && !s.later[u] }
+
+// miss notes a record that can't be read.
+func (s *salvaged) miss() {
+	s.whole, s.damaged, s.later = false, true, map[UID]bool{}
+}
+
+// salvage reads each record that is good, up to what the newest header calls its
+// end; if one of them is damaged, as far as they are good. Without a header there is
+// nothing that can be believed.
 func (t *txn) salvage(m *meta) *salvaged {
 	b := t.b
 	s := &salvaged{snap: &snapshot{}}
@@ -93,18 +106,25 @@ func (t *txn) salvage(m *meta) *salvaged {
 	e := (*snapshot)(nil).edit()
 	buf := make([]byte, recordSize)
 	seal := sealOf(b.id, h.gen)
-	for off := int64(recordsAt); off < h.end; off += recordSize {
-		if n, err := pread(fd, buf, off); err != nil || n < recordSize {
-			s.whole = false
+	for off := int64(recordsAt); off < h.end || good < 2; off += recordSize {
+		n, err := pread(fd, buf, off)
+		if off >= h.end && (err != nil || n < recordSize) {
+			break
+		}
+		if err != nil || n < recordSize {
+			s.miss()
 			break
 		}
 		var m Message
 		if m.decode(buf, seal, off) != nil {
-			s.whole = false
+			s.miss()
 			continue
 		}
 		e.apply(&m)
 		s.max = max(s.max, m.UID)
+		if s.damaged {
+			s.later[m.UID] = true
+		}
 	}
 	s.snap = e.done()
 	return s
@@ -193,7 +213,10 @@ func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras
 		f := found.ours[u]
 		var n Message
 		if _, m := old.snap.find(u); m != nil {
-			if n, _ = mergeName(m, f, translate); f.name != n.fileName(b.tag) {
+			if n, _ = mergeName(m, f, translate); old.stale(u) {
+				n = believeName(m, f, extras, keywords, translate)
+			}
+			if f.name != n.fileName(b.tag) {
 				t.straighten(f.name, &n)
 			}
 		} else {
@@ -221,8 +244,30 @@ func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras
 		n.ModSeq, n.Saved = h.modseq, now
 		gone = append(gone, n)
 	}
+	slices.SortFunc(gone, func(a, b Message) int { return compareGone(&a, &b) })
 	live.touched = 0
 	return live.done(), gone, nil
+}
+
+// believeName makes a record of one that may not have been the last: where the name
+// was changed since, by us, it says all that it can, and .extra the rest.
+func believeName(m *Message, f foundFile, extras map[UID]extra, keywords []string, translate func(int) int) Message {
+	n := *m
+	if f.letters != m.Named {
+		applyLetters(&n, 0, ^f.letters, translate)
+		applyLetters(&n, f.letters, 0, translate) // $Forwarded has two
+		n.Named = f.letters
+	}
+	if x, ok := extras[m.UID]; ok || len(extras) > 0 {
+		n.Keywords[0] &= 1<<maxLetters - 1
+		n.Keywords[1] = 0
+		for _, k := range x.keywords {
+			if i := keywordBit(keywords, k); i >= 0 {
+				n.setKeyword(i, true)
+			}
+		}
+	}
+	return n
 }
 
 // fromFile makes a record of what a name and .extra say, and of the content.
