@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"angarium/lib/dsn"
+	"angarium/lib/maillog"
 	"angarium/lib/queue"
 )
 
@@ -169,10 +170,10 @@ func (d *Draft) note(name string, value []byte) {
 		}
 	case "message-id":
 		d.has |= hasMessageID
-		d.log.Infof("%s: message-id=%s", d.q.ID(), unfold(value))
+		d.log.Infof("%s: message-id=%s", d.q.ID(), maillog.Printable(unfold(value)))
 	case "resent-message-id":
 		d.has |= hasResentMessageID
-		d.log.Infof("%s: resent-message-id=%s", d.q.ID(), unfold(value))
+		d.log.Infof("%s: resent-message-id=%s", d.q.ID(), maillog.Printable(unfold(value)))
 	case "content-transfer-encoding":
 		switch strings.ToLower(strings.TrimSpace(string(value))) {
 		case "8bit", "binary":

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // Priority is a syslog severity, RFC 5424 table 2.
@@ -150,20 +151,32 @@ func (l *Logger) Fatalf(format string, args ...any) { l.Log(Crit, "fatal: "+form
 // Panicf logs "panic: " and the text.
 func (l *Logger) Panicf(format string, args ...any) { l.Log(Crit, "panic: "+format, args...) }
 
-// Printable replaces what is not printable in a log line. Bytes above 127 stay:
-// they may be UTF-8.
+// Printable replaces what is not printable in a log line. Bytes above 127 stay
+// where they are UTF-8.
 func Printable(s string) string {
 	bad := func(c byte) bool { return c < ' ' || c == 127 }
+	plain := true
 	for i := 0; i < len(s); i++ {
-		if bad(s[i]) {
-			b := []byte(s)
-			for ; i < len(b); i++ {
-				if bad(b[i]) {
-					b[i] = '?'
-				}
-			}
-			return strings.TrimRight(string(b), "?\n")
+		if c := s[i]; bad(c) || c > 127 {
+			plain = false
+			break
 		}
 	}
-	return s
+	if plain {
+		return s
+	}
+	b := []byte(s)
+	changed := false
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if bad(b[i]) || r == utf8.RuneError && n == 1 {
+			b[i] = '?'
+			changed = true
+		}
+		i += n
+	}
+	if !changed {
+		return s
+	}
+	return strings.TrimRight(string(b), "?\n")
 }

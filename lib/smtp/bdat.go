@@ -118,6 +118,9 @@ func (c *Conn) skipChunk(n int64, last bool, r Reply) bool {
 	return c.fail(r)
 }
 
+// Chunked is how many octets of content came so far, if they come by BDAT.
+func (c *Conn) Chunked() (octets int64, ok bool) { return c.body.wire, c.bdat == bdatOpen }
+
 // nextChunk answers for the chunk that was read and goes on with the dialogue
 // until the next one.
 func (c *Conn) nextChunk(b *body) error {

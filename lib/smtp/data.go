@@ -263,6 +263,7 @@ func (b *body) finish(dst []byte) (int, error) {
 		b.held = false
 		return b.put(dst, '\r')
 	case b.open:
+		b.wire += 2 // as if the client had ended it
 		return b.put(dst, '\n')
 	}
 	b.end = true

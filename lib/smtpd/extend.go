@@ -20,11 +20,14 @@ func (s *session) Etrn(ctx context.Context, site string) smtp.Reply {
 			return r
 		}
 	}
+	r := smtp.Reply{Code: 459, Text: "<" + site + ">: service unavailable"}
 	if s.c.Flush != nil {
-		return s.c.Flush(ctx, site)
+		r = s.c.Flush(ctx, site)
 	}
-	s.log.Warnf("reject: ETRN %s... from %s", site, s.peer.id())
-	return smtp.Reply{Code: 459, Text: "<" + site + ">: service unavailable"}
+	if r.Code == 459 {
+		s.log.Warnf("reject: ETRN %.100s... from %s", site, s.peer.id())
+	}
+	return r
 }
 
 const (

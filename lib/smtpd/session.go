@@ -316,7 +316,11 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 	} else if err := s.letter.Commit(ctx); err != nil {
 		return s.trouble(err)
 	}
-	return smtp.Reply{Code: 250, Status: "2.0.0", Text: "Ok: queued as " + id}
+	ok := "Ok: queued as " + id
+	if n, chunked := s.conn.Chunked(); chunked {
+		ok = "Ok: " + strconv.FormatInt(n, 10) + " bytes queued as " + id
+	}
+	return smtp.Reply{Code: 250, Status: "2.0.0", Text: ok}
 }
 
 // keeper remembers why writing failed, to tell it from reading.
