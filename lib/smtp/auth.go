@@ -37,8 +37,8 @@ func (c *Conn) doAuth(args string) bool {
 	case c.mail:
 		return c.fail(Reply{503, "5.5.1", "Error: MAIL transaction in progress"})
 	}
-	mech = upper(mech)
 	x, r := a.Auth(c.ctx, mech)
+	mech = upper(mech)
 	if !r.OK() {
 		return c.fail(r)
 	}
@@ -79,7 +79,8 @@ func (c *Conn) exchange(a Authenticator, mech string, x Exchange, response []byt
 			c.closing = true
 			return false
 		case long:
-			return c.fail(Reply{500, "5.5.6", "Authentication Exchange line is too long"})
+			c.odd(OddLongLine, "AUTH", string(line))
+			return c.fail(Reply{500, "5.5.6", "SASL response limit exceeded"})
 		case string(line) == "*":
 			return c.authDone(a, mech, x, ErrAuthAborted)
 		case done:
@@ -106,7 +107,7 @@ func (c *Conn) authDone(a Authenticator, mech string, x Exchange, err error) boo
 		case ErrAuthAborted:
 			r = Reply{501, "5.7.0", "Authentication aborted"}
 		case ErrAuthEncoding:
-			r = Reply{501, "5.5.4", "Authentication failed: " + err.Error()}
+			r = Reply{535, "5.7.8", "Error: authentication failed: another step is needed in authentication"}
 		default:
 			r = Reply{535, "5.7.8", "Error: authentication failed: authentication failure"}
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"angarium/lib/dsn"
 )
 
 // errAborted ends BDAT content because the client gave it up (RSET, QUIT, HELO).
@@ -49,6 +51,10 @@ func (c *Conn) doBdat(args string) bool {
 	if c.chunkTooBig(0, n) {
 		return c.skipChunk(n, last, Reply{552, "5.3.4", "Chunk exceeds message size limit"})
 	}
+	if n == 0 && !last {
+		c.odd(OddNoChunk, "BDAT", "")
+		return c.skipChunk(n, last, nullChunk)
+	}
 	if r := c.sess.Data(c.ctx); !r.OK() {
 		return c.skipChunk(n, last, r)
 	}
@@ -88,6 +94,8 @@ func (c *Conn) doBdat(args string) bool {
 	c.where = "END-OF-MESSAGE"
 	return c.delivered(replies)
 }
+
+var nullChunk = Reply{551, "5.7.1", "Null BDAT request"}
 
 func (c *Conn) chunkTooBig(size, n int64) bool {
 	if c.srv.Size <= 0 || n <= c.srv.Size-size {
@@ -151,8 +159,12 @@ func (c *Conn) nextChunk(b *body) error {
 				return errAborted
 			}
 			b.chunk, b.taken, b.last = n, n, last
-			if c.chunkTooBig(b.size, n) {
-				return errTooBig()
+			switch {
+			case c.chunkTooBig(b.size, n):
+				return dsn.New(552, "5.3.4", "Chunk exceeds message size limit")
+			case n == 0 && !last: // it would cost us work, and the client nothing
+				c.odd(OddNoChunk, "BDAT", "")
+				return dsn.New(nullChunk.Code, nullChunk.Status, "%s", nullChunk.Text)
 			}
 			return nil
 		case "RSET", "QUIT", "HELO", "EHLO", "LHLO", "STARTTLS":

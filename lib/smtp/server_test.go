@@ -380,7 +380,9 @@ func TestBdat(t *testing.T) {
 		{"BDAT 3 LAST\r\n.\r\n", "250 2.0.0 Ok: queued as 4675B9B2122\n", ".\n"},
 		{"BDAT 3 LAST\r\nabc", "250 2.0.0 Ok: queued as 4675B9B2122\n", "abc\n"},
 		{"BDAT 0 LAST\r\n", "250 2.0.0 Ok: queued as 4675B9B2122\n", ""},
-		{"BDAT 2\r\na\rBDAT 1\r\n\nNOOP\r\nBDAT 0\r\nBDAT 2 LAST\r\nb\r", "250 2.0.0 Ok: 2 bytes\n250 2.0.0 Ok: 1 bytes\n250 2.0.0 Ok\n250 2.0.0 Ok: 0 bytes\n250 2.0.0 Ok: queued as 4675B9B2122\n", "a\nb\r\n"},
+		{"BDAT 2\r\na\rBDAT 1\r\n\nNOOP\r\nBDAT 2 LAST\r\nb\r", "250 2.0.0 Ok: 2 bytes\n250 2.0.0 Ok: 1 bytes\n250 2.0.0 Ok\n250 2.0.0 Ok: queued as 4675B9B2122\n", "a\nb\r\n"},
+		{"BDAT 2\r\na\rBDAT 0\r\nBDAT 1 LAST\r\nx", "250 2.0.0 Ok: 2 bytes\n551 5.7.1 Null BDAT request\n551 5.0.0 Discarded 1 bytes after earlier error\n", "-"},
+		{"BDAT 0\r\nBDAT 1 LAST\r\nx", "551 5.7.1 Null BDAT request\n551 5.0.0 Discarded 1 bytes after earlier error\n", "-"},
 		{"BDAT 1\r\n\rBDAT 1\r\n\rBDAT 1 LAST\r\nx", "250 2.0.0 Ok: 1 bytes\n250 2.0.0 Ok: 1 bytes\n250 2.0.0 Ok: queued as 4675B9B2122\n", "\r\rx\n"},
 		{"BDAT 4\r\nabcdMAIL FROM:<x@y.test>\r\nRCPT TO:<x@y.test>\r\nDATA\r\nBDAT 0 LAST\r\n",
 			"250 2.0.0 Ok: 4 bytes\n503 5.5.1 Error: nested MAIL command\n503 5.5.1 Error: RCPT after BDAT\n503 5.5.1 Error: DATA after BDAT\n250 2.0.0 Ok: queued as 4675B9B2122\n", "abcd\n"},
@@ -602,7 +604,7 @@ type authSession struct {
 func (s *authSession) Mechanisms() []string              { return []string{"PLAIN"} }
 func (s *authSession) AuthAllowed(context.Context) Reply { return Reply{} }
 func (s *authSession) Auth(_ context.Context, mech string) (Exchange, Reply) {
-	if mech != "PLAIN" {
+	if !strings.EqualFold(mech, "PLAIN") {
 		return nil, Fail(dsn.New(535, "5.7.8", "Error: authentication failed: Invalid authentication mechanism"))
 	}
 	s.last = &plainExchange{}
@@ -614,7 +616,7 @@ func TestAuth(t *testing.T) {
 		"AUTH PLAIN AGJvYgBzZWNyZXQ=\r\nAUTH PLAIN\r\n":   "235 2.7.0 Authentication successful\n503 5.5.1 Error: already authenticated\n",
 		"AUTH plain\r\nAGJvYgBzZWNyZXQ=\r\n":              "334 \n235 2.7.0 Authentication successful\n",
 		"AUTH PLAIN\r\n*\r\n":                             "334 \n501 5.7.0 Authentication aborted\n",
-		"AUTH PLAIN ====\r\n":                             "501 5.5.4 Authentication failed: malformed base64\n",
+		"AUTH PLAIN ====\r\n":                             "535 5.7.8 Error: authentication failed: another step is needed in authentication\n",
 		"AUTH PLAIN AGJvYgBzZWNyZXI=\r\n":                 "535 5.7.8 Error: authentication failed: authentication failure\n",
 		"AUTH FOO\r\n":                                    "535 5.7.8 Error: authentication failed: Invalid authentication mechanism\n",
 		"AUTH\r\n":                                        "501 5.5.4 Syntax: AUTH mechanism\n",

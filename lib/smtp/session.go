@@ -81,7 +81,8 @@ type Authenticator interface {
 	Mechanisms() []string
 	// AuthAllowed is asked first; a negative reply is the answer.
 	AuthAllowed(ctx context.Context) Reply
-	// Auth begins an exchange; mech is in capitals. A negative Reply refuses.
+	// Auth begins an exchange; mech is as the client wrote it. A negative Reply
+	// refuses.
 	Auth(ctx context.Context, mech string) (Exchange, Reply)
 	// AuthDone ends it; err is nil after success. A zero Reply is
 	// "235 2.7.0 Authentication successful" or "535 5.7.8 Error:
@@ -129,6 +130,7 @@ const (
 	OddNotify                    // bad NOTIFY; text is its value
 	OddChunk                     // malformed BDAT; text is the line
 	OddChunkSize                 // BDAT over the size limit
+	OddNoChunk                   // BDAT 0 that is not the last
 	OddPipelining                // a client that does not await its turn; text is what came
 	OddBareNewline               // bare <LF> received, and forbidden
 	OddNewlineNote               // bare <LF> received, to be noted

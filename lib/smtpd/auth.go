@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"strings"
 
 	"angarium/lib/maillog"
 	"angarium/lib/sasl"
@@ -45,10 +46,8 @@ func (s *session) offer(tls bool) []string {
 // AuthAllowed: see smtp.Authenticator.
 func (s *session) AuthAllowed(context.Context) smtp.Reply {
 	switch {
-	case s.c.Auth == nil:
+	case s.c.Auth == nil, s.c.AuthTLSOnly && s.conn.TLS() == nil:
 		return smtp.Reply{Code: 503, Status: "5.5.1", Text: "Error: authentication not enabled"}
-	case s.c.AuthTLSOnly && s.conn.TLS() == nil:
-		return smtp.Reply{Code: 538, Status: "5.7.0", Text: "Encryption required for requested authentication mechanism"}
 	case s.over(eventAuth, s.c.Limit.Auth, "AUTH command"):
 		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many AUTH commands from " + s.peer.addr.String()}
 	}
@@ -58,16 +57,16 @@ func (s *session) AuthAllowed(context.Context) smtp.Reply {
 // Auth: see smtp.Authenticator.
 func (s *session) Auth(_ context.Context, mech string) (smtp.Exchange, smtp.Reply) {
 	for _, m := range s.offer(s.conn.TLS() != nil) {
-		if m != mech {
+		if !strings.EqualFold(m, mech) {
 			continue
 		}
-		x, err := sasl.NewServer(mech, s.c.Auth, sasl.Options{Host: s.c.MyName})
+		x, err := sasl.NewServer(m, s.c.Auth, sasl.Options{Host: s.c.MyName})
 		if err == nil {
 			return &exchange{Server: x}, smtp.Reply{}
 		}
 	}
-	s.log.Warnf("%s: SASL %s authentication failed: Invalid authentication mechanism", s.peer.id(), mech)
-	return nil, smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: Invalid authentication mechanism"}
+	s.log.Warnf("%s: SASL %.100s authentication failed: no mechanism available, sasl_username=(unavailable)", s.peer.id(), maillog.Printable(mech))
+	return nil, smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: no mechanism available"}
 }
 
 // exchange remembers the last challenge: Postfix logs it when a login fails,
@@ -101,13 +100,29 @@ func (s *session) AuthDone(_ context.Context, mech string, sx smtp.Exchange, err
 		s.log.Warnf("%v", err)
 		return smtp.Reply{Code: 454, Status: "4.7.0", Text: "Temporary authentication failure: Connection lost to authentication server"}
 	}
-	why := "authentication failure"
-	if mech == "LOGIN" && len(x.last) > 0 {
-		why = base64.StdEncoding.EncodeToString(x.last)
-	}
-	s.log.Warnf("%s: SASL %s authentication failed: %s", s.peer.id(), mech, why)
-	if errors.Is(err, smtp.ErrAuthAborted) || errors.Is(err, smtp.ErrAuthEncoding) {
+	if errors.Is(err, smtp.ErrAuthAborted) {
+		s.log.Warnf("%s: SASL %s authentication aborted", s.peer.id(), mech)
 		return smtp.Reply{}
 	}
+	why := "authentication failure"
+	var e *sasl.Error
+	switch {
+	case errors.Is(err, smtp.ErrAuthEncoding):
+		why = "another step is needed in authentication"
+	case errors.As(err, &e) && e.Code == sasl.CodeBadProt:
+		why = "bad protocol / cancel"
+	}
+	user := as
+	if user == "" {
+		user = id
+	}
+	if user == "" {
+		user = "(unavailable)"
+	}
+	told := why
+	if mech == "LOGIN" && len(x.last) > 0 { // what log readers know
+		told = base64.StdEncoding.EncodeToString(x.last)
+	}
+	s.log.Warnf("%s: SASL %s authentication failed: %s, sasl_username=%.100s", s.peer.id(), mech, told, maillog.Printable(user))
 	return smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: " + why}
 }

@@ -65,6 +65,8 @@ func (s *session) Odd(what smtp.Oddity, verb, text string) {
 		s.log.Warnf("%s: malformed BDAT command syntax from %s: %.100s", s.queueID(), id, text)
 	case smtp.OddChunkSize:
 		s.log.Warnf("%s: BDAT request from %s exceeds message size limit", s.queueID(), id)
+	case smtp.OddNoChunk:
+		s.log.Warnf("%s: null BDAT request from %s", s.queueID(), id)
 	case smtp.OddPipelining:
 		s.log.Infof("improper command pipelining after %s from %s: %s", verb, id, text)
 	case smtp.OddBareNewline:

@@ -302,6 +302,9 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 	if _, err := io.Copy(w, body); w.err != nil {
 		return s.trouble(w.err)
 	} else if err != nil { // the client's doing: the engine knows
+		if r := smtp.Fail(err); r.Code == 552 {
+			s.log.Warnf("%s: queue file size limit exceeded", s.queueID())
+		}
 		return smtp.Fail(err)
 	}
 	if r := s.check(ctx, "END-OF-MESSAGE", s.c.EndOfData); r.Code != 0 {
