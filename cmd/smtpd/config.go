@@ -104,7 +104,7 @@ func config(conf *maincf.Config, log *maillog.Logger, open func(string) (*os.Fil
 	own := mailconf.OwnAddresses(conf)
 	mynetworks := r.hosts("mynetworks")
 	c.Local = r.localClients(own, mynetworks)
-	r.policy(c, mynetworks)
+	r.policy(c, own, mynetworks)
 	r.auth(c)
 	if r.err == nil {
 		r.err = conf.Err()
@@ -238,7 +238,7 @@ func (r *reader) localClients(own []netip.Addr, mynetworks func(string, netip.Ad
 }
 
 // policy reads the restriction lists.
-func (r *reader) policy(c *smtpd.Config, mynetworks func(string, netip.Addr) bool) {
+func (r *reader) policy(c *smtpd.Config, own []netip.Addr, mynetworks func(string, netip.Addr) bool) {
 	conf := r.conf
 	classes := make(map[string]string)
 	for _, name := range conf.List("smtpd_restriction_classes") {
@@ -246,7 +246,10 @@ func (r *reader) policy(c *smtpd.Config, mynetworks func(string, netip.Addr) boo
 	}
 	c.Policy = access.New(access.Config{
 		Open: r.open, Classes: classes, MyNetworks: func(a netip.Addr) bool { return mynetworks("unknown", a) },
-		Destination: c.Recipients.Destination, Listed: c.Recipients.Listed, DNS: lookups{dns.New(resolvConf())},
+		Destination: c.Recipients.Destination, Listed: c.Recipients.Listed, Final: c.Recipients.Final, Resolve: c.Recipients.Resolve,
+		Own: func(a netip.Addr) bool { return slices.Contains(own, a) }, SenderLogins: r.table("smtpd_sender_login_maps"),
+		Ask: r.policyService(), RBLReply: r.rblReply(), MultiBounceCode: conf.Int("multi_recipient_bounce_reject_code"),
+		DNS:     lookups{dns.New(resolvConf())},
 		Parents: r.parents("smtpd_access_maps"), NullKey: conf.String("smtpd_null_access_lookup_key"),
 		Delimiters: conf.String("recipient_delimiter"), Warn: r.log.Warnf,
 		AccessMapReject: conf.Int("access_map_reject_code"), AccessMapDefer: conf.Int("access_map_defer_code"),

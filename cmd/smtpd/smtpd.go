@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"angarium/lib/access"
 	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/cleanup"
@@ -196,12 +197,42 @@ func (l lookups) Host(ctx context.Context, host string) (bool, error) {
 }
 
 func (l lookups) Mail(ctx context.Context, domain string) (bool, error) {
-	if mx, err := l.dns.MX(ctx, domain); err == nil {
-		return len(mx) > 0 && mx[0].Host != "", nil
-	} else if !dns.Missing(err) {
+	mx, err := l.dns.MX(ctx, domain)
+	switch {
+	case err == nil && len(mx) == 1 && mx[0].Host == "":
+		return false, access.ErrNullMX
+	case err == nil && len(mx) > 0:
+		return true, nil
+	case err != nil && !dns.Missing(err):
 		return false, err
 	}
 	return l.Host(ctx, domain)
+}
+
+// some makes nothing of what does not exist.
+func some[T any](list []T, err error) ([]T, error) {
+	if err != nil && dns.Missing(err) {
+		return nil, nil
+	}
+	return list, err
+}
+
+func (l lookups) MX(ctx context.Context, domain string) (hosts []string, err error) {
+	list, err := some(l.dns.MX(ctx, domain))
+	for _, mx := range list {
+		if mx.Host != "" {
+			hosts = append(hosts, mx.Host)
+		}
+	}
+	return hosts, err
+}
+
+func (l lookups) NS(ctx context.Context, zone string) ([]string, error) {
+	return some(l.dns.NS(ctx, zone))
+}
+
+func (l lookups) Addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+	return some(l.dns.Native(ctx, host, dns.Both))
 }
 
 func (l lookups) Block(ctx context.Context, query string) ([]netip.Addr, string, error) {

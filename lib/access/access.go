@@ -31,7 +31,8 @@ type Table interface {
 // DNS asks the domain name system. An error is temporary; a name that does not
 // exist is the answer false.
 type DNS interface {
-	// Mail reports whether a domain has MX, A or AAAA records.
+	// Mail reports whether a domain has MX, A or AAAA records; ErrNullMX if it has
+	// one that says it takes no mail.
 	Mail(ctx context.Context, domain string) (bool, error)
 	// Host reports whether a host has A or AAAA records.
 	Host(ctx context.Context, host string) (bool, error)
@@ -50,16 +51,30 @@ type Config struct {
 	Destination func(ctx context.Context, rcpt address.Address) (bool, error)
 	// Listed refuses an address of ours that does not exist; recipient tells
 	// whether it is asked as one. An error that is no *dsn.Error is temporary.
-	Listed     func(ctx context.Context, a address.Address, recipient bool) error
-	DNS        DNS
-	Parents    bool   // parent_domain_matches_subdomains holds smtpd_access_maps
-	NullKey    string // smtpd_null_access_lookup_key; "": "<>"
-	Delimiters string // recipient_delimiter
-	Warn       func(format string, args ...any)
+	Listed func(ctx context.Context, a address.Address, recipient bool) error
+	// Final reports whether a domain's mail ends here (relay domains' does not);
+	// nil: no domain's.
+	Final func(ctx context.Context, domain string) (bool, error)
+	// Resolve brings an address into the form in which tables are asked for it;
+	// nil: as it was given.
+	Resolve func(ctx context.Context, a address.Address) (address.Address, error)
+	DNS     DNS
+	// Ask asks a policy server, and always knows an action. service is what stands
+	// behind check_policy_service.
+	Ask func(ctx context.Context, service string, s *Subject) string
+	// RBLReply makes the reply to a client that is on a block list, code first
+	// (rbl_reply_maps, default_rbl_reply); nil: the default of the latter.
+	RBLReply     func(ctx context.Context, code int, h RBLHit, s *Subject) (string, error)
+	SenderLogins Table // smtpd_sender_login_maps
+	Own          func(netip.Addr) bool
+	Parents      bool   // parent_domain_matches_subdomains holds smtpd_access_maps
+	NullKey      string // smtpd_null_access_lookup_key; "": "<>"
+	Delimiters   string // recipient_delimiter
+	Warn         func(format string, args ...any)
 
-	AccessMapReject, AccessMapDefer, RejectCode, DeferCode     int
-	RelayCode, NonFQDNCode, InvalidHostCode, UnknownHostCode   int
-	UnknownAddressCode, UnknownClientCode, RBLCode, PlainReply int
+	AccessMapReject, AccessMapDefer, RejectCode, DeferCode                      int
+	RelayCode, NonFQDNCode, InvalidHostCode, UnknownHostCode                    int
+	UnknownAddressCode, UnknownClientCode, RBLCode, PlainReply, MultiBounceCode int
 }
 
 // Subject is what is known of a session when a list is evaluated.
@@ -75,6 +90,8 @@ type Subject struct {
 	Sender      *address.Address
 	Recipient   *address.Address
 	Etrn        string
+	Recipients  int // so far
+	Session     any // whatever Config.Ask needs to know beyond this
 
 	ifPermit, ifReject *dsn.Error
 	warnOnly           bool
@@ -135,7 +152,7 @@ func New(c Config) *Policy {
 		def  int
 	}{{&c.AccessMapReject, 554}, {&c.AccessMapDefer, 450}, {&c.RejectCode, 554}, {&c.DeferCode, 450},
 		{&c.RelayCode, 554}, {&c.NonFQDNCode, 504}, {&c.InvalidHostCode, 501}, {&c.UnknownHostCode, 450},
-		{&c.UnknownAddressCode, 450}, {&c.UnknownClientCode, 450}, {&c.RBLCode, 554}, {&c.PlainReply, 450}} {
+		{&c.UnknownAddressCode, 450}, {&c.UnknownClientCode, 450}, {&c.RBLCode, 554}, {&c.PlainReply, 450}, {&c.MultiBounceCode, 550}} {
 		if *d.code == 0 {
 			*d.code = d.def
 		}
@@ -244,7 +261,8 @@ func isTableCheck(name string) bool {
 		"check_recipient_access", "check_etrn_access", "check_sasl_access":
 		return true
 	}
-	return false
+	_, _, ok := serverCheck(name)
+	return ok
 }
 
 func needsArg(name string) bool {

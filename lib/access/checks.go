@@ -1,10 +1,12 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"angarium/lib/address"
 	"angarium/lib/dsn"
@@ -21,16 +23,16 @@ func (e *evaluation) one(it *item, depth int) (outcome, *dsn.Error) {
 	case "defer":
 		return e.reject(c.DeferCode, "4.3.2", "Try again later")
 	case "defer_if_permit":
-		return e.ifPermit(e.reject(450, "4.3.2", "Try again later"))
+		return e.ifPermit(e.reject(450, "4.7.0", "defer_if_permit requested"))
 	case "defer_if_reject":
-		_, s.ifReject = e.reject(450, "4.3.2", "Try again later")
+		_, s.ifReject = e.reject(450, "4.7.0", "defer_if_reject requested")
 		return dunno, nil
 	case "permit_mynetworks":
 		return when(c.MyNetworks != nil && c.MyNetworks(s.ClientAddr))
 	case "permit_sasl_authenticated":
 		return when(s.SASLUser != "")
 	case "permit_inet_interfaces":
-		return when(s.ClientAddr.IsLoopback())
+		return when(c.Own != nil && c.Own(s.ClientAddr))
 	case "reject_plaintext_session":
 		if !s.TLS {
 			return refuse, dsn.New(c.PlainReply, fit(c.PlainReply, "4.7.1"), "Session encryption is required")
@@ -39,7 +41,10 @@ func (e *evaluation) one(it *item, depth int) (outcome, *dsn.Error) {
 		if s.Pipelining {
 			return e.reject(503, "5.5.0", "Improper use of SMTP command pipelining")
 		}
-	case "reject_multi_recipient_bounce": // judged at DATA by the caller's count
+	case "reject_multi_recipient_bounce":
+		if s.Sender != nil && s.Sender.IsNull() && s.Recipients > 1 {
+			return e.reject(c.MultiBounceCode, "5.5.3", "Multi-recipient bounce")
+		}
 	case "permit_auth_destination", "reject_unauth_destination", "defer_unauth_destination":
 		return e.destination(it.name)
 	case "reject_unlisted_recipient":
@@ -58,19 +63,31 @@ func (e *evaluation) one(it *item, depth int) (outcome, *dsn.Error) {
 		return e.domain(s.Sender, classNames[Sender], "4.1.8")
 	case "reject_unknown_recipient_domain":
 		return e.domain(s.Recipient, classNames[Recipient], "4.1.2")
-	case "reject_rbl_client":
-		return e.rbl(it.arg)
+	case "reject_rbl_client", "reject_rhsbl_client", "reject_rhsbl_reverse_client", "reject_rhsbl_helo", "reject_rhsbl_sender", "reject_rhsbl_recipient":
+		return e.rbl(it.name, it.arg)
+	case "permit_dnswl_client", "permit_rhswl_client":
+		return e.white(it.name, it.arg)
+	case "check_policy_service":
+		if c.Ask == nil {
+			return e.unfinished(it.name)
+		}
+		return e.action(it, c.Ask(e.ctx, it.arg, s), depth)
+	case "sleep":
+		return e.sleep(it.arg)
 	case "reject_authenticated_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch",
 		"reject_known_sender_login_mismatch", "reject_sender_login_mismatch":
-		return e.unfinished(it.name)
+		return e.ownership(it.name)
 	default:
+		if who, kind, ok := serverCheck(it.name); ok {
+			return e.servers(it, who, kind, depth)
+		}
 		switch {
 		case isTableCheck(it.name):
 			return e.table(it, depth)
 		case it.class != nil:
 			return e.list(it.class, depth+1)
 		case strings.HasPrefix(it.name, "check_"), strings.HasPrefix(it.name, "reject_rhsbl_"), strings.HasPrefix(it.name, "permit_"),
-			strings.HasPrefix(it.name, "reject_unverified_"), it.name == "sleep":
+			strings.HasPrefix(it.name, "reject_unverified_"):
 			return e.unfinished(it.name)
 		}
 		e.p.c.Warn("unknown smtpd restriction: %q", it.given)
@@ -150,7 +167,7 @@ func (e *evaluation) clientName(name string) (outcome, *dsn.Error) {
 		return o, err
 	}
 	if name == "reject_unknown_reverse_client_hostname" && s.ReverseName == "unknown" {
-		return refuse, dsn.New(code, fit(code, "4.7.25"), "Client host rejected: cannot find your reverse hostname, [%s]", s.ClientAddr)
+		return refuse, dsn.New(code, fit(code, "4.7.1"), "Client host rejected: cannot find your reverse hostname, [%s]", s.ClientAddr)
 	}
 	return dunno, nil
 }
@@ -175,7 +192,11 @@ func (e *evaluation) helo(name string) (outcome, *dsn.Error) {
 	switch name {
 	case "reject_invalid_helo_hostname":
 		if !valid {
-			return blame(c.InvalidHostCode, "5.5.2", h, class, "Invalid name")
+			text := "Invalid name"
+			if literal {
+				text = "invalid ip address"
+			}
+			return blame(c.InvalidHostCode, "5.5.2", h, class, text)
 		}
 	case "reject_non_fqdn_helo_hostname":
 		if !literal && (!valid || !strings.Contains(plain, ".")) || h[0] != '[' && literal {
@@ -187,7 +208,9 @@ func (e *evaluation) helo(name string) (outcome, *dsn.Error) {
 		}
 		ok, err := c.DNS.Host(e.ctx, plain)
 		if err == nil && !ok {
-			ok, err = c.DNS.Mail(e.ctx, plain)
+			if ok, err = c.DNS.Mail(e.ctx, plain); errors.Is(err, ErrNullMX) {
+				ok, err = true, nil
+			}
 		}
 		if err != nil {
 			return e.ifPermit(blame(450, "4.7.1", h, class, "Host not found"))
@@ -239,12 +262,19 @@ func (e *evaluation) domain(a *address.Address, class, status string) (outcome, 
 	if a == nil || a.Domain == "" || strings.HasPrefix(a.Domain, "[") || c.DNS == nil {
 		return dunno, nil
 	}
-	if c.Destination != nil { // our own domains need no DNS
-		if ours, err := c.Destination(e.ctx, address.Address{Local: "postmaster", Domain: a.Domain}); err == nil && ours {
+	if c.Final != nil { // where mail ends here no DNS is needed
+		if ours, err := c.Final(e.ctx, a.Domain); err == nil && ours {
 			return dunno, nil
 		}
 	}
 	ok, err := c.DNS.Mail(e.ctx, a.Domain)
+	if errors.Is(err, ErrNullMX) {
+		code, null := 550, "5.7.27"
+		if class == classNames[Recipient] {
+			code, null = 556, "5.1.10"
+		}
+		return blame(code, null, a.String(), class, "Domain "+a.Domain+" does not accept mail (nullMX)")
+	}
 	if err != nil {
 		return e.ifPermit(blame(450, status, a.String(), class, "Domain not found"))
 	}
@@ -254,29 +284,22 @@ func (e *evaluation) domain(a *address.Address, class, status string) (outcome, 
 	return dunno, nil
 }
 
-// rbl is reject_rbl_client zone[=addr].
-func (e *evaluation) rbl(arg string) (outcome, *dsn.Error) {
-	c := &e.p.c
-	zone, filter, _ := strings.Cut(arg, "=")
-	if c.DNS == nil || zone == "" {
-		return dunno, nil
+// sleep keeps a client waiting for some seconds.
+func (e *evaluation) sleep(arg string) (outcome, *dsn.Error) {
+	n, err := strconv.Atoi(arg)
+	if err != nil || n < 0 || n > maxSleep {
+		e.p.c.Warn("restriction sleep: bad argument %q", arg)
+		return e.serverError()
 	}
-	addrs, text, err := c.DNS.Block(e.ctx, reversed(e.s.ClientAddr)+"."+zone)
-	if err != nil {
-		e.p.c.Warn("%s: RBL lookup error: %v", zone, err)
-		return dunno, nil
-	}
-	for _, a := range addrs {
-		if filter == "" || a.String() == filter {
-			msg := "Service unavailable; Client host [" + e.s.ClientAddr.String() + "] blocked using " + zone
-			if text != "" {
-				msg += "; " + text
-			}
-			return refuse, dsn.New(c.RBLCode, fit(c.RBLCode, "5.7.1"), "%s", msg)
-		}
+	select {
+	case <-time.After(time.Duration(n) * time.Second):
+	case <-e.ctx.Done():
 	}
 	return dunno, nil
 }
+
+// maxSleep is in seconds; no client waits longer.
+const maxSleep = 300
 
 // reversed is an address as DNSBL zones spell it, RFC 5782.
 func reversed(a netip.Addr) string {
@@ -328,13 +351,13 @@ func (e *evaluation) table(it *item, depth int) (outcome, *dsn.Error) {
 			return dunno, nil
 		}
 		name, class = s.Sender.String(), classNames[Sender]
-		keys = e.p.addressKeys(*s.Sender)
+		keys = e.p.addressKeys(e.p.resolved(e.ctx, *s.Sender))
 	case "check_recipient_access":
 		if s.Recipient == nil {
 			return dunno, nil
 		}
 		name, class = s.Recipient.String(), classNames[Recipient]
-		keys = e.p.addressKeys(*s.Recipient)
+		keys = e.p.addressKeys(e.p.resolved(e.ctx, *s.Recipient))
 	case "check_etrn_access":
 		name, class = s.Etrn, classNames[Etrn]
 		keys = e.p.domainKeys(s.Etrn)
@@ -345,6 +368,12 @@ func (e *evaluation) table(it *item, depth int) (outcome, *dsn.Error) {
 		name, class = s.SASLUser, "SASL login name"
 		keys = []string{s.SASLUser}
 	}
+	in := &evaluation{p: e.p, s: s, ctx: e.ctx, name: name, class: class}
+	return in.look(it, keys, depth)
+}
+
+// look asks a table for keys, one after the other; the first that is there counts.
+func (e *evaluation) look(it *item, keys []string, depth int) (outcome, *dsn.Error) {
 	for _, k := range keys {
 		var value string
 		ok, err := false, it.err
@@ -355,14 +384,26 @@ func (e *evaluation) table(it *item, depth int) (outcome, *dsn.Error) {
 			if it.table != nil {
 				e.p.c.Warn("%s lookup error for %q", it.arg, k)
 			}
-			return blame(451, "4.3.5", name, class, "Server configuration error")
+			return blame(451, "4.3.5", e.name, e.class, "Server configuration error")
 		}
 		if ok {
-			in := &evaluation{p: e.p, s: s, ctx: e.ctx, name: name, class: class}
-			return in.action(it, value, depth)
+			return e.action(it, value, depth)
 		}
 	}
 	return dunno, nil
+}
+
+// resolved is an address as tables know it: complete, and without what routes it.
+func (p *Policy) resolved(ctx context.Context, a address.Address) address.Address {
+	if p.c.Resolve == nil || a.IsNull() {
+		return a
+	}
+	r, err := p.c.Resolve(ctx, a)
+	if err != nil {
+		p.c.Warn("%v", err)
+		return a
+	}
+	return r
 }
 
 // domainKeys are a name and its parents, access(5): without
@@ -435,6 +476,10 @@ func (p *Policy) addressKeys(a address.Address) []string {
 
 // action is the right side of an access(5) table.
 func (e *evaluation) action(it *item, value string, depth int) (outcome, *dsn.Error) {
+	if strings.TrimSpace(value) == "" {
+		e.p.c.Warn("access table %s entry %s has empty value", it.arg, e.name)
+		return dunno, nil
+	}
 	word, text, _ := strings.Cut(strings.TrimSpace(value), " ")
 	text = strings.TrimSpace(text)
 	c := &e.p.c
@@ -473,9 +518,9 @@ func (e *evaluation) action(it *item, value string, depth int) (outcome, *dsn.Er
 	case "DEFER":
 		return e.coded(c.AccessMapDefer, "4.7.1", denied)
 	case "DEFER_IF_PERMIT":
-		return e.ifPermit(e.coded(450, "4.7.1", denied))
+		return e.ifPermit(e.coded(450, "4.7.1", orText(text, "Service unavailable")))
 	case "DEFER_IF_REJECT":
-		_, e.s.ifReject = e.coded(450, "4.7.1", denied)
+		_, e.s.ifReject = e.coded(450, "4.7.1", orText(text, "Service unavailable"))
 		return dunno, nil
 	case "WARN":
 		return trigger(Warn, text)
@@ -490,18 +535,28 @@ func (e *evaluation) action(it *item, value string, depth int) (outcome, *dsn.Er
 			c.Warn("access table %s entry %q has %s entry without value", it.arg, e.name, strings.ToUpper(word))
 			return dunno, nil
 		}
+		if word := strings.ToUpper(word); word == "PREPEND" && strings.IndexByte(text, ':') <= 0 {
+			c.Warn("access table %s entry %q requires PREPEND header: value", it.arg, e.name)
+			return dunno, nil
+		}
 		return trigger(map[string]EffectKind{"FILTER": Filter, "REDIRECT": Redirect, "PREPEND": Prepend, "BCC": BCC}[strings.ToUpper(word)], text)
 	}
 	if code, err := strconv.Atoi(word); err == nil {
 		switch {
-		case text == "" || len(word) != 3:
+		case text == "" || strings.Trim(value, "0123456789") == "": // a time stamp or the like
 			return permit, nil
-		case code >= 400 && code <= 599:
+		case len(word) == 3 && code >= 400 && code <= 599:
 			return e.coded(code, strconv.Itoa(code/100)+".7.1", text)
 		}
-		return permit, nil
 	}
 	return e.list(e.p.Parse(Recipient, value), depth+1)
+}
+
+func orText(text, other string) string {
+	if text == "" {
+		return other
+	}
+	return text
 }
 
 // coded refuses with a text that may begin with a status of its own.

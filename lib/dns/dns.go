@@ -147,6 +147,21 @@ func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, error) {
 	return list, nil
 }
 
+// NS returns the name servers of a zone.
+func (r *Resolver) NS(ctx context.Context, zone string) ([]string, error) {
+	rrs, err := r.ask(ctx, zone, mdns.TypeNS)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, rr := range rrs {
+		if ns, ok := rr.(*mdns.NS); ok {
+			list = append(list, strings.TrimSuffix(ns.Ns, "."))
+		}
+	}
+	return list, nil
+}
+
 // Family chooses between address types.
 type Family int
 

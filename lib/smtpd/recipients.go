@@ -51,6 +51,18 @@ func (r *Recipients) Destination(ctx context.Context, a address.Address) (bool, 
 	return res.Class != route.Default && !res.Routed, nil
 }
 
+// Final reports whether mail for a domain ends here.
+func (r *Recipients) Final(ctx context.Context, domain string) (bool, error) {
+	res, err := r.resolve(ctx, address.Address{Local: "postmaster", Domain: domain})
+	return err == nil && (res.Class == route.Local || res.Class == route.VirtualAlias || res.Class == route.VirtualMailbox), err
+}
+
+// Resolve brings an address into the form in which access tables know it.
+func (r *Recipients) Resolve(ctx context.Context, a address.Address) (address.Address, error) {
+	res, err := r.resolve(ctx, a)
+	return res.Recipient, err
+}
+
 // Listed refuses an address of ours that does not exist; an error that is no
 // *dsn.Error says that a table could not be asked.
 func (r *Recipients) Listed(ctx context.Context, a address.Address, recipient bool) error {

@@ -29,6 +29,8 @@ type session struct {
 	peer    *peer      // the client, or whom XCLIENT says it is
 	caller  *peer      // who is connected
 	refusal smtp.Reply // a limit was exceeded at connect
+	began   time.Time
+	stress  bool
 	note    *tlsconf.Note
 	tlsText string
 	// certText is what the Received header says of the client's certificate.
@@ -45,6 +47,8 @@ type session struct {
 	rcpt    *address.Address // the one that is being asked about
 	rcpts   int
 	only    string // the recipient, while there is one
+	size    int64  // content, in octets, once it is read
+	serial  int    // of the transaction, in the session
 	letter  Letter
 	prepend []string
 	discard bool
@@ -100,7 +104,8 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 	if r := s.dash("MAIL", m.From, "5.1.7", "Bad sender address syntax"); r.Code != 0 {
 		return r
 	}
-	s.mail, s.sender = m, &m.From
+	s.mail, s.sender, s.size = m, &m.From, m.Size
+	s.serial++
 	if !s.c.DelayReject {
 		if r := s.check(ctx, "MAIL", s.c.Sender); r.Code != 0 {
 			s.Reset()
@@ -209,7 +214,8 @@ func (s *session) check(ctx context.Context, verb string, lists ...*access.List)
 	}
 	sub := access.Subject{ClientName: s.peer.name, ReverseName: s.peer.reverse, ClientAddr: s.peer.addr, NameFailed: s.peer.failed,
 		Helo: s.heloName(), SASLUser: s.saslUser, TLS: s.conn != nil && s.conn.TLS() != nil,
-		Pipelining: s.conn != nil && s.conn.Pipelining(), Sender: s.sender, Recipient: s.rcpt}
+		Pipelining: s.conn != nil && s.conn.Pipelining(), Sender: s.sender, Recipient: s.rcpt,
+		Recipients: s.rcpts, Session: asked{s, verb}}
 	err, effects := s.c.Policy.Check(ctx, &sub, lists...)
 	for _, e := range effects {
 		s.effect(verb, e)
@@ -299,7 +305,8 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 		return s.trouble(err)
 	}
 	w := &keeper{w: s.letter}
-	if _, err := io.Copy(w, body); w.err != nil {
+	n, err := io.Copy(w, body)
+	if s.size = n; w.err != nil {
 		return s.trouble(w.err)
 	} else if err != nil { // the client's doing: the engine knows
 		if r := smtp.Fail(err); r.Code == 552 {
@@ -449,6 +456,7 @@ func (s *session) Reset() {
 		s.letter.Abort()
 	}
 	s.letter, s.sender, s.mail, s.rcpts, s.only = nil, nil, smtp.Mail{}, 0, ""
+	s.size = 0
 	s.prepend, s.discard, s.hold, s.filter, s.redir, s.bcc = nil, false, false, "", "", nil
 	s.forward, s.forwardIdent = agent.Client{}, ""
 }

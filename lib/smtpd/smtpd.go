@@ -139,7 +139,7 @@ func New(c Config) *Daemon {
 
 // Serve carries on one session and closes conn; log is the session's own.
 func (d *Daemon) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger, stress bool) {
-	s := &session{d: d, c: &d.c, log: log}
+	s := &session{d: d, c: &d.c, log: log, began: time.Now(), stress: stress}
 	s.peer = d.peer(ctx, conn, log)
 	s.caller = s.peer
 	log.Infof("connect from %s", s.peer.id())

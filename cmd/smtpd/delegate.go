@@ -1,0 +1,125 @@
+package smtpd
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"angarium/lib/access"
+	"angarium/lib/conf/mailconf"
+	"angarium/lib/conf/maincf"
+	"angarium/lib/smtpd"
+)
+
+// policyService is check_policy_service: how its argument is read, and who is asked.
+func (r *reader) policyService() func(context.Context, string, *access.Subject) string {
+	conf := r.conf
+	base := smtpd.PolicyConfig{
+		Timeout: conf.Duration("smtpd_policy_service_timeout"), MaxIdle: conf.Duration("smtpd_policy_service_max_idle"),
+		MaxTTL: conf.Duration("smtpd_policy_service_max_ttl"), RetryDelay: conf.Duration("smtpd_policy_service_retry_delay"),
+		TryLimit: conf.Int("smtpd_policy_service_try_limit"), RequestLimit: conf.Int("smtpd_policy_service_request_limit"),
+		DefaultAction: conf.String("smtpd_policy_service_default_action"), Context: conf.String("smtpd_policy_service_policy_context"),
+	}
+	client := &smtpd.PolicyClient{Warn: r.log.Warnf}
+	return func(ctx context.Context, service string, s *access.Subject) string {
+		server, c, err := policyArg(service, base)
+		if err != nil {
+			r.log.Warnf("%v", err)
+			return "451 4.3.5 Server configuration error"
+		}
+		return client.Ask(ctx, server, c, smtpd.Attributes(s, c.Context))
+	}
+}
+
+// policyArg reads "inet:host:port", "unix:path" or "{ inet:host:port, timeout=10s,
+// default_action=DUNNO }".
+func policyArg(arg string, c smtpd.PolicyConfig) (server string, _ smtpd.PolicyConfig, err error) {
+	inner, braces := strings.CutPrefix(arg, "{")
+	if !braces {
+		return arg, c, nil
+	}
+	words := splitArgs(strings.TrimSuffix(inner, "}"))
+	if len(words) == 0 {
+		return "", c, fmt.Errorf("check_policy_service: empty argument")
+	}
+	for _, w := range words[1:] {
+		w = strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(w, "{"), "}"))
+		name, value, _ := strings.Cut(w, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		switch name {
+		case "timeout":
+			c.Timeout, err = seconds(value)
+		case "max_idle":
+			c.MaxIdle, err = seconds(value)
+		case "max_ttl":
+			c.MaxTTL, err = seconds(value)
+		case "retry_delay":
+			c.RetryDelay, err = seconds(value)
+		case "try_limit":
+			c.TryLimit, err = strconv.Atoi(value)
+		case "request_limit":
+			c.RequestLimit, err = strconv.Atoi(value)
+		case "default_action":
+			c.DefaultAction = value
+		case "policy_context":
+			c.Context = value
+		default:
+			err = fmt.Errorf("unknown attribute %q", name)
+		}
+		if err != nil {
+			return "", c, fmt.Errorf("check_policy_service: bad attribute %q: %w", w, err)
+		}
+	}
+	return words[0], c, nil
+}
+
+// splitArgs parts at commas and blanks; groups in braces stay whole.
+func splitArgs(s string) []string { return access.Words(s) }
+
+// seconds reads a time as main.cf spells it.
+func seconds(value string) (time.Duration, error) {
+	unit := time.Second
+	if n := len(value); n > 0 {
+		if u, ok := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}[value[n-1]]; ok {
+			unit, value = u, value[:n-1]
+		}
+	}
+	n, err := strconv.Atoi(value)
+	return time.Duration(n) * unit, err
+}
+
+// rblReply makes replies from rbl_reply_maps and default_rbl_reply.
+func (r *reader) rblReply() func(context.Context, int, access.RBLHit, *access.Subject) (string, error) {
+	replies, err := mailconf.Table(r.conf, "rbl_reply_maps", r.log)
+	r.fail(err)
+	standard := r.conf.String("default_rbl_reply")
+	return func(ctx context.Context, code int, h access.RBLHit, s *access.Subject) (string, error) {
+		template := standard
+		if replies != nil {
+			own, ok, err := replies.Lookup(ctx, h.Zone)
+			if err != nil {
+				return "", err
+			}
+			if ok {
+				template = own
+			}
+		}
+		vars := map[string]string{
+			"rbl_code": strconv.Itoa(code), "rbl_class": h.Class, "rbl_what": h.What, "rbl_domain": h.Zone, "rbl_reason": h.Reason, "rbl_txt": h.Reason,
+			"client": s.ClientName + "[" + s.ClientAddr.String() + "]", "client_address": s.ClientAddr.String(), "client_name": s.ClientName,
+			"reverse_client_name": s.ReverseName, "helo_name": s.Helo, "sasl_username": s.SASLUser,
+		}
+		if s.Sender != nil {
+			vars["sender"], vars["sender_name"], vars["sender_domain"] = s.Sender.String(), s.Sender.Local, s.Sender.Domain
+		}
+		if s.Recipient != nil {
+			vars["recipient"], vars["recipient_name"], vars["recipient_domain"] = s.Recipient.String(), s.Recipient.Local, s.Recipient.Domain
+		}
+		return maincf.Expand(template, func(name string) (string, bool) {
+			v, ok := vars[name]
+			return strings.ReplaceAll(v, "$", "_"), ok // strangers write no templates
+		})
+	}
+}
