@@ -6,6 +6,7 @@
 #
 # Daemons' names are never in PATH. Users and modes: see the end of this file.
 set -eu
+umask 022
 : "${BIN:?}" "${PREFIX:?}" "${DESTDIR=}"
 root=$DESTDIR$PREFIX
 
@@ -25,7 +26,7 @@ put() { # folder, program...: a hard link to the one binary, or a copy of a smal
 mkdir -p "$root/lib/angarium"
 install -m 755 "$BIN/angarium" "$root/lib/angarium/angarium"
 put sbin sendmail postfix postconf postmap postalias postsuper postcat postqueue postdrop \
-  postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2 cyrus
+  postlog postkick postlock mailsetup cyrmaster cyrus saslpasswd2 sasldblistusers2
 mkdir -p "$root/bin"
 for name in mailq newaliases; do
   ln -f "$root/sbin/sendmail" "$root/bin/$name"
@@ -36,6 +37,14 @@ put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
 put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info \
   ctl_cyrusdb ctl_deliver ctl_mboxlist cyr_expire mbpath tls_prune
 [ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"
+# Where Red Hat and Apple have them, and people's master.cf and scripts look.
+mkdir -p "$root/libexec" "$root/bin/cyrus"
+alias_dir() { # target, link: unless a folder of somebody else's is there
+  [ -d "$root/$2" ] && [ ! -L "$root/$2" ] || ln -sfn "$1" "$root/$2"
+}
+alias_dir ../lib/postfix/sbin libexec/postfix
+alias_dir ../lib/cyrus/bin libexec/cyrus-imapd
+alias_dir ../../lib/cyrus/bin bin/cyrus/bin
 
 for page in man/*.[1-8]; do
   section=${page##*.}
@@ -49,6 +58,7 @@ chmod -R u=rwX,go=rX "$root/share/doc/angarium"
 mkdir -p "$root/lib/systemd/system"
 for unit in etc/systemd/*.service; do
   sed "s|@PREFIX@|$PREFIX|g" "$unit" >"$root/lib/systemd/system/${unit##*/}"
+  chmod 644 "$root/lib/systemd/system/${unit##*/}"
 done
 
 # As root on the real system the set-gid programs get their group; a package

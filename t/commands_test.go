@@ -70,6 +70,11 @@ func peer(name string) string {
 func setup(env *testscript.Env, bin string) error {
 	env.Setenv("PATH", bin+":/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin")
 	env.Setenv("BIN", bin)
+	repo, err := filepath.Abs("..")
+	if err != nil {
+		return err
+	}
+	env.Setenv("REPO", repo)
 	env.Setenv("LANG", "C.UTF-8")
 	env.Setenv("TERM", "dumb")
 	srv := filepath.Join(env.WorkDir, "srv")

@@ -236,7 +236,8 @@ type setup struct {
 	Dir, Domain, Hostname string
 	Private, Apple, Home  bool // Home: mail for other domains goes back
 	Owner, Group, Bin     string
-	done                  bool // the set-up was there, and whole
+	Daemons, Commands     string // of Postfix and of its users; empty: where main.cf has them by default
+	done                  bool   // the set-up was there, and whole
 
 	Postfix, ImapdConf, CyrusConf, SSL string // configuration
 	Spool, ImapSpool, Lib              string // queue, mail, state
@@ -335,6 +336,7 @@ func (s *setup) private(o *options) (err error) {
 		return err
 	}
 	s.Owner, s.Group = me.Username, group.Name
+	s.Daemons, s.Commands = s.Bin, s.Bin
 	at := func(p string) string { return filepath.Join(s.Dir, p) }
 	s.Postfix, s.SSL = at("etc/postfix"), at("etc/ssl")
 	s.ImapdConf, s.CyrusConf = at("etc/imapd.conf"), at("etc/cyrus.conf")
@@ -360,15 +362,26 @@ func (s *setup) system(o *options) error {
 		}
 		s.Hostname = name
 	}
-	s.Domain = o.domain
-	if s.Domain == "" {
-		_, domain, ok := strings.Cut(s.Hostname, ".")
-		if !ok {
-			return fmt.Errorf("host name %s has no domain: say --domain", s.Hostname)
-		}
+	_, domain, dotted := strings.Cut(s.Hostname, ".")
+	switch {
+	case o.domain != "":
+		s.Domain = o.domain
+	case dotted:
 		s.Domain = domain
+	default: // as Postfix calls the domain of a host that has none
+		s.Domain = "localdomain"
+	}
+	if !dotted {
+		s.Hostname += "." + s.Domain
 	}
 	s.Dir, s.Owner, s.Group = "/", "postfix", "postdrop"
+	switch prefix := filepath.Dir(s.Bin); {
+	case prefix == "/usr":
+	case filepath.Base(s.Bin) == "sbin": // make install PREFIX=
+		s.Daemons, s.Commands = prefix+"/lib/postfix/sbin", prefix+"/bin"
+	default:
+		s.Daemons, s.Commands = s.Bin, s.Bin
+	}
 	s.Postfix, s.SSL = "/etc/postfix", "/etc/postfix/ssl"
 	s.ImapdConf, s.CyrusConf = "/etc/imapd.conf", "/etc/cyrus.conf"
 	s.Spool, s.ImapSpool, s.Lib, s.Log = "/var/spool/postfix", "/var/spool/imap", "/var/lib", "/var/log"

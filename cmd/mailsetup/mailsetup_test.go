@@ -24,6 +24,7 @@ func TestSamplesAreTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"main.cf", "master.cf", "aliases", "smtpd.conf", "imapd.conf", "cyrus.conf"} {
+		s.Bin, s.Daemons = "/usr/sbin", ""
 		got, err := s.render(name)
 		if err != nil {
 			t.Fatal(err)
@@ -91,6 +92,21 @@ func TestCommandLine(t *testing.T) {
 func TestAFolderThatMainCfCannotName(t *testing.T) {
 	if _, err := newSetup(&options{dir: "/tmp/two words", base: -1}); err == nil {
 		t.Error("a folder with a blank was taken")
+	}
+}
+
+// The system's server is named by its host, and whole names have a dot.
+func TestSystemNames(t *testing.T) {
+	for _, c := range []struct{ hostname, domain, wantHost, wantDomain string }{
+		{"mail.here.test", "", "mail.here.test", "here.test"},
+		{"box", "here.test", "box.here.test", "here.test"},
+		{"box", "", "box.localdomain", "localdomain"},
+		{"mail.here.test", "there.test", "mail.here.test", "there.test"},
+	} {
+		s, err := newSetup(&options{system: true, base: -1, hostname: c.hostname, domain: c.domain, profile: "default"})
+		if err != nil || s.Hostname != c.wantHost || s.Domain != c.wantDomain {
+			t.Errorf("%+v: %s, %s, %v", c, s.Hostname, s.Domain, err)
+		}
 	}
 }
 

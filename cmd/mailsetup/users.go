@@ -107,6 +107,9 @@ func (s *setup) makeUsers(ctx context.Context, conf *imapdconf.Config) error {
 		return err
 	}
 	defer db.Close()
+	if err := db.Create(); err != nil {
+		return err
+	}
 	for _, a := range append(append([]account(nil), s.Users...), s.Admins...) {
 		if err := db.Set(ctx, a.Name, "", a.Password); err != nil {
 			return fmt.Errorf("user %s: %w", a.Name, err)

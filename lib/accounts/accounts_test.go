@@ -404,3 +404,34 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// A database without accounts can be made first, so that whoever adds one later,
+// root with saslpasswd2 for instance, leaves it to its owner and group.
+func TestCreate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sasldb2")
+	d, err := Open(path, Options{Realm: "here.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 2 { // one that is there stays
+		if err := d.Create(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Set(t.Context(), "joe", "", "sesame"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Create(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Verify(t.Context(), "joe", "sesame"); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}

@@ -72,6 +72,16 @@ func (d *DB) Secrets() bool {
 	return err == nil && key != nil
 }
 
+// Create makes the file, without accounts, if there is none: its owner and mode
+// are then those that all later changes keep.
+func (d *DB) Create() error {
+	h, err := d.table.lock()
+	if err != nil {
+		return err
+	}
+	return h.f.Close()
+}
+
 // EnableSecrets makes the key file, so that passwords set from now on are kept
 // in a recoverable form too.
 func (d *DB) EnableSecrets() error { return d.key.create(d.table) }

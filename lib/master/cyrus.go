@@ -22,7 +22,7 @@ import (
 )
 
 // cyrusPID is where Cyrus' master says who it is, unless -p says otherwise.
-const cyrusPID = "/var/run/master.pid"
+const cyrusPID = "/run/cyrus-master.pid"
 
 type cyrusOptions struct {
 	imapd, cyrus, pid, logfile string

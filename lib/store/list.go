@@ -115,6 +115,13 @@ func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
 		// A log without its database belongs to the one that is lost.
 		_ = os.Remove(l.path + "-wal")
 		_ = os.Remove(l.path + "-shm")
+		// Who may pass through the folder to a socket must not read the names of
+		// all mailboxes: SQLite itself would make a file for everybody to read.
+		fd, err := openat(unix.AT_FDCWD, l.path, unix.O_RDWR|unix.O_CREAT, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		unix.Close(fd)
 	}
 	conn, err := sql.Open("sqlite", listDSN(l.path))
 	if err != nil {

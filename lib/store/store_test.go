@@ -54,6 +54,16 @@ func (f *fixture) open() {
 	f.Store = s
 }
 
+// The list of mailboxes is for the store's user alone, whatever the folder's mode.
+func TestListIsPrivate(t *testing.T) {
+	f := newFixture(t)
+	f.create(mailbox.Inbox("bob"))
+	info, err := os.Stat(filepath.Join(f.conf.ConfigDirectory, "mailboxes.db"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
 func (f *fixture) close() {
 	f.t.Helper()
 	if err := f.Store.Close(); err != nil {
