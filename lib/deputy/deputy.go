@@ -4,7 +4,7 @@
 // one user, and only then looks at the message.
 //
 // It promises that only root, mail_owner and who we are may ask; that no child
-// ever runs as root; and that whatever goes wrong with a child is temporary. It
+// ever runs as root; that nothing a child runs has the queue file; and that whatever goes wrong with a child is temporary. It
 // does not know how a message is delivered.
 package deputy
 
@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"angarium/lib/agent"
 	"angarium/lib/agent/wire"
 	"angarium/lib/conf/maincf"
@@ -35,6 +37,9 @@ import (
 
 // flag as the only argument makes a process the child of another.
 const flag = "--deliver"
+
+// queueFile is the descriptor on which a child finds the queue file.
+const queueFile = 3
 
 // IsChild reports whether this process was started to deliver: a main function
 // asks this first, and calls Child.
@@ -149,6 +154,13 @@ func All(r *Request, res agent.Result) []agent.Result {
 // first instruction.
 func Child[T any](do func(ctx context.Context, task T, r *agent.Request) []agent.Result) int {
 	syscall.Umask(0o077)
+	// The queue file names all recipients: it is not for the commands that we run, nor
+	// for the user, who could look into a process of his.
+	syscall.CloseOnExec(queueFile)
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		fmt.Fprintf(os.Stderr, "prctl: %v\n", err)
+		return 1
+	}
 	fail := func(what string, err error) int {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", what, err)
 		return 1
@@ -162,7 +174,7 @@ func Child[T any](do func(ctx context.Context, task T, r *agent.Request) []agent
 			return fail("chroot("+o.Chroot+")", err)
 		}
 	}
-	m, err := queue.ReadMessage(os.NewFile(3, "queue file"))
+	m, err := queue.ReadMessage(os.NewFile(queueFile, "queue file"))
 	if err != nil {
 		return fail("queue file", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"sync"
@@ -136,6 +137,7 @@ func (w *Walker) raw() (t Type, data []byte, at int64, err error) {
 type Message struct {
 	Envelope
 	f     *os.File
+	q     *Queue // nil if the message came as a descriptor
 	id    string
 	dir   Dir
 	sizes sizes
@@ -160,7 +162,7 @@ func (q *Queue) OpenMessage(dir Dir, id string) (*Message, error) {
 		f.Close()
 		return nil, err
 	}
-	m.id, m.dir = id, dir
+	m.q, m.id, m.dir = q, id, dir
 	return m, nil
 }
 
@@ -254,8 +256,19 @@ func (m *Message) ID() string { return m.id }
 // Dir is where the message was opened.
 func (m *Message) Dir() Dir { return m.dir }
 
-// File is the open queue file, to be passed to an agent in another process.
-func (m *Message) File() *os.File { return m.f }
+// ForReading opens the queue file once more, to be passed to an agent in another
+// process. That may be the recipient's own, so the descriptor must not be good for
+// a change: what is done is marked here and nowhere else.
+func (m *Message) ForReading() (*os.File, error) {
+	if m.q == nil {
+		return nil, errors.New("the message came as a descriptor")
+	}
+	f, err := m.q.fs.OpenFile(m.q.file(Active, m.id), os.O_RDONLY, 0) // where it moved to be delivered
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = m.q.fs.OpenFile(m.q.file(m.dir, m.id), os.O_RDONLY, 0)
+	}
+	return f, err
+}
 
 // Close closes the file. No reader may be in use any more.
 func (m *Message) Close() error { return m.f.Close() }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,6 +180,37 @@ func TestDoneMarksSurviveAndChunksContinue(t *testing.T) {
 	defer m.Close()
 	if list, _, _ := m.Recipients(0, 10_000); len(list) != 500 {
 		t.Errorf("%d recipients left, want 500", len(list))
+	}
+}
+
+// TestForReading: what an agent gets can't change the file, wherever it has moved.
+func TestForReading(t *testing.T) {
+	q := open(t, queue.Options{})
+	id := put(t, q, queue.Envelope{}, "x\n", rcpt("b@there.test"))
+	m, err := q.OpenMessage(queue.Incoming, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for range 2 {
+		f, err := m.ForReading()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("x"), 0); err == nil {
+			t.Error("it can be written to")
+		}
+		again, err := queue.ReadMessage(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again.ForReading(); err == nil {
+			t.Error("a message that came as a descriptor was opened by name")
+		}
+		again.Close()
+		if err := q.Move(id, queue.Incoming, queue.Active); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -54,8 +54,11 @@ type Result struct {
 	Onward                        []agent.Onward
 }
 
-// Filer is a message with an open file: what can be sent.
-type Filer interface{ File() *os.File }
+// Filer is a message with a file: what can be sent.
+type Filer interface {
+	// ForReading opens the file for someone who must not change it.
+	ForReading() (*os.File, error)
+}
 
 // From makes a Request of r.
 func From(r *agent.Request) *Request {
@@ -226,6 +229,11 @@ func ask(ctx context.Context, path string, r *agent.Request) ([]agent.Result, er
 	if !ok {
 		return nil, errors.New("the message has no file")
 	}
+	f, err := m.ForReading()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	c, err := ipc.Dial(ctx, path)
 	if err != nil {
 		return nil, err
@@ -233,7 +241,7 @@ func ask(ctx context.Context, path string, r *agent.Request) ([]agent.Result, er
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := Send(c, From(r), m.File()); err != nil {
+	if err := Send(c, From(r), f); err != nil {
 		return nil, err
 	}
 	var list []Result

@@ -18,9 +18,9 @@ import (
 
 type message struct{ f *os.File }
 
-func (m message) Content() io.Reader { return m.f }
-func (m message) Size() int64        { return 5 }
-func (m message) File() *os.File     { return m.f }
+func (m message) Content() io.Reader            { return m.f }
+func (m message) Size() int64                   { return 5 }
+func (m message) ForReading() (*os.File, error) { return os.Open(m.f.Name()) }
 
 // TestAgent: what is asked at one end arrives at the other, with the file.
 func TestAgent(t *testing.T) {
