@@ -104,7 +104,7 @@ func (m *Manager) submit(ctx context.Context, f *queue.Message, sender address.A
 
 // onward follows an agent that passed a recipient on: a .forward file was
 // found, or none, and then the mail goes to mailbox_transport.
-func (s *settlement) onward(it item, res agent.Result) {
+func (s *settlement) onward(ctx context.Context, it item, res agent.Result) {
 	g := s.g
 	gr := it.group
 	if gr == nil {
@@ -138,6 +138,11 @@ func (s *settlement) onward(it item, res agent.Result) {
 	g.m.enqueue(g, p.entries...)
 	g.m.mu.Unlock()
 	it.group = gr
+	if res.Err != nil { // for good: a part of what the file asks for
+		res.Onward = nil
+		s.settle(ctx, it, res)
+		return
+	}
 	here := res.Text != "" // it was also delivered where it is
 	if here {
 		s.line(it.Recipient, res, "2.0.0", "sent", res.Text)

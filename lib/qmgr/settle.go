@@ -55,8 +55,8 @@ func (g *message) settle(ctx context.Context, f *queue.Message, it item, res age
 
 func (s *settlement) settle(ctx context.Context, it item, res agent.Result) {
 	g := s.g
-	if res.Err == nil && len(res.Onward) > 0 {
-		s.onward(it, res)
+	if len(res.Onward) > 0 && (res.Err == nil || dsn.Permanent(res.Err)) {
+		s.onward(ctx, it, res)
 		return
 	}
 	soft := g.m.c.SoftBounce && !g.verify() && dsn.Permanent(res.Err)

@@ -19,7 +19,7 @@ func (j *job) command(ctx context.Context, line string) agent.Result {
 	if j.r.Verify {
 		return sent("delivers to command: %s", line)
 	}
-	c := command.Command{Argv: []string{"/bin/sh", "-c", line}, Name: line, Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
+	c := command.Command{Argv: argv(line), Name: line, Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
 	if j.o.CommandShell != "" {
 		c.Argv = append(strings.Fields(j.o.CommandShell), line)
 	}
@@ -35,6 +35,17 @@ func (j *job) command(ctx context.Context, line string) agent.Result {
 		return failed(err)
 	}
 	return sent("delivered to command: %s", line)
+}
+
+// argv is how a command line is run: by a shell, but for plain words that name a
+// program by its path. If that program is missing no shell turns it into a failure
+// for good.
+func argv(line string) []string {
+	const plain = "1234567890!@%-_=+:,./abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \t"
+	if words := strings.Fields(line); strings.Trim(line, plain) == "" && len(words) > 0 && strings.Contains(words[0], "/") {
+		return words
+	}
+	return []string{"/bin/sh", "-c", line}
 }
 
 // environ is what a command sees; nothing of ours leaks into it.

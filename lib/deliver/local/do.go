@@ -232,53 +232,66 @@ func (j *job) include(ctx context.Context, name string) agent.Result {
 }
 
 // all delivers to every target. Addresses go on as a new message; what is ours
-// is done here. The first failure is everyone's: a doubled letter is better than
-// a lost one.
+// is done here. A failure that may pass stops it, for the next try does all of it
+// again: a doubled letter is better than a lost one. What fails for good does not
+// keep the others from theirs.
 func (j *job) all(ctx context.Context, targets []alias.Target, commands, files bool) agent.Result {
 	var res agent.Result
 	var onward []agent.Onward
+	var bad error
 	own := false
 	for _, t := range targets {
-		var one agent.Result
-		switch t := t.(type) {
-		case alias.Address:
-			if j.self(t.Address) {
+		if a, ok := t.(alias.Address); ok {
+			if j.self(a.Address) {
 				own = true
-				continue
+			} else {
+				onward = append(onward, agent.Onward{To: a.Address})
 			}
-			onward = append(onward, agent.Onward{To: t.Address})
 			continue
-		case alias.Command:
-			if !commands {
-				return failed(dsn.New(0, "5.7.1", "mail to command is restricted"))
-			}
-			one = j.command(ctx, t.Line)
-		case alias.File:
-			if !files {
-				return failed(dsn.New(0, "5.7.1", "mail to file is restricted"))
-			}
-			one = j.file(ctx, t.Name)
-		case alias.Include:
-			one = j.include(ctx, t.Name)
-			onward = append(onward, one.Onward...)
 		}
-		if one.Err != nil {
-			return one
+		one := j.target(ctx, t, commands, files)
+		onward = append(onward, one.Onward...)
+		switch {
+		case errors.Is(one.Err, ErrMailbox): // it stands in an :include: file
+			own = true
+		case one.Err == nil:
+			res = one
+		case !dsn.Permanent(one.Err):
+			return failed(one.Err)
+		case bad == nil:
+			bad = one.Err
 		}
-		res = one
 	}
-	if own {
+	if own && bad == nil {
 		// The mailbox is written by a second call, with the mail spool's group.
-		if j.o.MailboxHop != "" {
-			onward = append(onward, agent.Onward{To: j.to.Address, Hop: j.o.MailboxHop})
-		} else {
+		if j.o.MailboxHop == "" {
 			return agent.Result{Err: ErrMailbox, Onward: onward}
 		}
+		onward = append(onward, agent.Onward{To: j.to.Address, Hop: j.o.MailboxHop})
 	}
-	if len(onward) > 0 {
-		return agent.Result{Onward: onward}
+	if bad != nil || len(onward) > 0 {
+		return agent.Result{Err: bad, Onward: onward}
 	}
 	return res
+}
+
+// target does what a file says that is no address.
+func (j *job) target(ctx context.Context, t alias.Target, commands, files bool) agent.Result {
+	switch t := t.(type) {
+	case alias.Command:
+		if !commands {
+			return failed(dsn.New(0, "5.7.1", "mail to command is restricted"))
+		}
+		return j.command(ctx, t.Line)
+	case alias.File:
+		if !files {
+			return failed(dsn.New(0, "5.7.1", "mail to file is restricted"))
+		}
+		return j.file(ctx, t.Name)
+	case alias.Include:
+		return j.include(ctx, t.Name)
+	}
+	return failed(dsn.New(0, "5.3.5", "bad target: %s", t))
 }
 
 // self reports whether an address in a .forward is the user's own mailbox.

@@ -235,3 +235,30 @@ func TestProbe(t *testing.T) {
 		t.Errorf("left behind: %v %v", list, err)
 	}
 }
+
+// Nothing that a .forward file names is forgotten because of what stands before it.
+func TestForwardAll(t *testing.T) {
+	for _, c := range []struct{ forward, include, text, onward string }{
+		{":include:INC, amy@far.test", "bob", ErrMailbox.Error(), "amy@far.test"},
+		{":include:INC, amy@far.test", "/HOME/no", "mail to file is restricted", "amy@far.test"},
+		{"\"|exit 67\", amy@far.test", "", "user unknown", "amy@far.test"},
+		{"\"|exit 75\", amy@far.test", "", "temporary failure", ""},
+		{"|/no/such/program x, amy@far.test", "", "unable to run command: no such file or directory", ""},
+	} {
+		d, home := doer(t, nil)
+		forward := strings.ReplaceAll(c.forward, "INC", home+"/inc")
+		for name, text := range map[string]string{".forward": forward, "inc": c.include} {
+			if err := os.WriteFile(filepath.Join(home, name), []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		res := d.try("bob@here.test", "")
+		var onward []string
+		for _, o := range res.Onward {
+			onward = append(onward, o.To.String())
+		}
+		if res.Err == nil || res.Err.Error() != c.text || strings.Join(onward, " ") != c.onward {
+			t.Errorf("%s: %v, %v", c.forward, res.Err, onward)
+		}
+	}
+}
