@@ -14,6 +14,8 @@ import (
 
 	"angarium/lib/cli"
 	"angarium/lib/conf/maincf"
+	"angarium/lib/conf/queueconf"
+	"angarium/lib/maillog"
 	"angarium/lib/maps"
 )
 
@@ -66,6 +68,9 @@ func run(ctx context.Context, c *cli.Cmd, t tool) error {
 	if err != nil {
 		return err
 	}
+	// Nobody may look at what a nightly job writes: the mail log has it, too.
+	log := queueconf.Log(conf, c.Name, nil)
+	c.Log = func(text string) { log.Log(maillog.Warning, "%s", text) }
 	names := c.Operands()
 	if len(names) == 0 {
 		return cli.Exit(1, "usage: %s", t.usage)

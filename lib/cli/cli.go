@@ -47,6 +47,9 @@ type Cmd struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
+	// Log, if set, gets what Infof and its like write, too: "warning: text".
+	Log func(text string)
+
 	// Fatal shapes the message for an error, without a newline; nil: "name: fatal: text".
 	Fatal func(err error) string
 
@@ -217,7 +220,11 @@ func (c *Cmd) Printf(format string, args ...any) { fmt.Fprintf(c.Stdout, format,
 
 // Infof writes "name: text" to standard error.
 func (c *Cmd) Infof(format string, args ...any) {
-	fmt.Fprintf(c.Stderr, "%s: %s\n", c.Name, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	fmt.Fprintf(c.Stderr, "%s: %s\n", c.Name, text)
+	if c.Log != nil {
+		c.Log(text)
+	}
 }
 
 // Warnf writes "name: warning: text" to standard error.

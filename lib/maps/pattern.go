@@ -111,7 +111,11 @@ func patternParser(kind string) func(string, io.Reader, Options) (Table, error) 
 				line = strings.TrimSpace(line[2:])
 			}
 			rule, err := parseRule(kind, line, isIf)
-			if err != nil {
+			switch {
+			case err == errUnrecognized:
+				o.warnf("%s map %s, line %d: %v", kind, file, number, err)
+				return nil
+			case err != nil:
 				o.warnf("%s map %s, line %d: %v: %s", kind, file, number, err, skipping)
 				return nil
 			}
@@ -129,6 +133,9 @@ func patternParser(kind string) func(string, io.Reader, Options) (Table, error) 
 	}
 }
 
+// errUnrecognized is a line that begins with a letter, and so with no pattern.
+var errUnrecognized = errors.New("ignoring unrecognized request")
+
 func isAlnum(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
@@ -145,7 +152,10 @@ func parseRule(kind, line string, isIf bool) (rule patternRule, err error) {
 			return rule, errors.New("no regexp")
 		}
 		delim := line[0]
-		if isAlnum(delim) || delim == '\\' || isSpace(delim) {
+		if isAlnum(delim) {
+			return rule, errUnrecognized
+		}
+		if delim == '\\' || isSpace(delim) {
 			return rule, fmt.Errorf("invalid regexp delimiter %q", string(delim))
 		}
 		end := 1
