@@ -18,22 +18,24 @@ import (
 	"angarium/lib/conf/mailconf"
 	"angarium/lib/dsn"
 	"angarium/lib/queue"
+	"angarium/lib/route"
 	"angarium/lib/service"
 )
 
-// pickupCleanup reads the settings of the pickup line.
-func (d *daemon) pickupCleanup(env *service.Env, c cleanup.Config) {
-	conf := d.conf
-	for _, s := range env.Services {
-		if s.Command == "pickup" {
-			conf = s.Conf
-		}
+// pickupCleanup reads the settings of the pickup line, and of the cleanup line that
+// it names.
+func (d *daemon) pickupCleanup(env *service.Env, router *route.Router) error {
+	conf := env.Conf("pickup", "")
+	c, err := mailconf.Cleanup(env.Conf("cleanup", conf.String("cleanup_service_name")), router, d.log)
+	if err != nil {
+		return err
 	}
-	d.filter, d.posted = conf.String("content_filter"), d.cleanup
+	c.Notify = func(id string) { d.m.Notice(id) }
 	if has(conf.List("receive_override_options"), "no_address_mappings") {
 		mailconf.NoMappings(&c)
-		d.posted = cleanup.New(c, d.queue)
 	}
+	d.filter, d.posted = conf.String("content_filter"), cleanup.New(c, d.queue)
+	return nil
 }
 
 // pickup takes a file from maildrop, as postdrop left it, through cleanup into

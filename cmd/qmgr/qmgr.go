@@ -66,17 +66,19 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	if d.file, err = d.lockFile(); err != nil { // in a directory of root
 		return nil, err
 	}
-	router, err := mailconf.Router(d.conf, d.log)
+	router, err := mailconf.Router(env.Conf("trivial-rewrite", ""), d.log)
 	if err != nil {
 		return nil, err
 	}
-	cc, err := mailconf.Cleanup(d.conf, router, d.log)
+	cc, err := mailconf.Cleanup(env.Conf("cleanup", d.conf.String("cleanup_service_name")), router, d.log)
 	if err != nil {
 		return nil, err
 	}
 	cc.Notify = func(id string) { d.m.Notice(id) } // no way over a socket to ourselves
 	d.cleanup = cleanup.New(cc, q)
-	d.pickupCleanup(env, cc)
+	if err := d.pickupCleanup(env, router); err != nil {
+		return nil, err
+	}
 	if d.flushable, err = mailconf.Domains(d.conf, "fast_flush_domains", d.log); err != nil {
 		return nil, err
 	}
@@ -88,38 +90,44 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, notices := env.Conf("qmgr", ""), env.Conf("bounce", d.conf.String("bounce_service_name"))
 	conf := qmgr.Config{
 		Queue: q, Log: d.log, Prefix: d.conf.String("syslog_name") + "/", Resolver: router, Transports: transports, Outside: d.outside,
-		Local: expander, Bounce: bounce.New(d.bounceConfig(), d.notice), Forward: d.forward, Pickup: d.pickup,
-		ActiveLimit: d.conf.Int("qmgr_message_active_limit"), Recipients: d.conf.Int("qmgr_message_recipient_limit"), MinRecipients: d.conf.Int("qmgr_message_recipient_minimum"),
-		RefillDelay:   d.conf.Duration("default_recipient_refill_delay"),
-		QueueRunDelay: d.conf.Duration("queue_run_delay"), MinBackoff: d.atLeastSome("minimal_backoff_time"),
-		MaxBackoff: d.atLeastSome("maximal_backoff_time"), Lifetime: d.atLeastSome("maximal_queue_lifetime"),
-		BounceLifetime: d.atLeastSome("bounce_queue_lifetime"), DeferTransport: map[string]bool{},
-		Rewrite: router.Rewrite, SoftBounce: d.conf.Bool("soft_bounce"), FilterNextHop: d.conf.String("default_filter_nexthop"),
+		Local: expander, Bounce: bounce.New(bounceConfig(notices), d.notice), Forward: d.forward, Pickup: d.pickup,
+		ActiveLimit: own.Int("qmgr_message_active_limit"), Recipients: own.Int("qmgr_message_recipient_limit"), MinRecipients: own.Int("qmgr_message_recipient_minimum"),
+		RefillDelay:   own.Duration("default_recipient_refill_delay"),
+		QueueRunDelay: own.Duration("queue_run_delay"), MinBackoff: atLeastSome(own, "minimal_backoff_time"),
+		MaxBackoff: atLeastSome(own, "maximal_backoff_time"), Lifetime: atLeastSome(own, "maximal_queue_lifetime"),
+		BounceLifetime: atLeastSome(own, "bounce_queue_lifetime"), DeferTransport: map[string]bool{},
+		Rewrite: router.Rewrite, SoftBounce: own.Bool("soft_bounce"), FilterNextHop: own.String("default_filter_nexthop"),
 	}
-	for _, name := range d.conf.List("defer_transports") {
+	for _, name := range own.List("defer_transports") {
 		conf.DeferTransport[name] = true
 	}
+	for _, c := range []*maincf.Config{d.conf, own, notices} {
+		if err := c.Err(); err != nil {
+			return nil, err
+		}
+	}
 	d.m = qmgr.New(conf)
-	return d, d.conf.Err()
+	return d, nil
 }
 
 // atLeastSome is a time for which 0 means "at once", as in maximal_queue_lifetime
 // (one try and no more), and not "as usual".
-func (d *daemon) atLeastSome(name string) time.Duration { return max(d.conf.Duration(name), 1) }
+func atLeastSome(conf *maincf.Config, name string) time.Duration { return max(conf.Duration(name), 1) }
 
-func (d *daemon) bounceConfig() bounce.Config {
+func bounceConfig(conf *maincf.Config) bounce.Config {
 	c := bounce.Config{
-		Hostname: d.conf.String("myhostname"), Origin: d.conf.String("myorigin"), MailName: d.conf.String("mail_name"),
-		DoubleBounce: d.conf.String("double_bounce_sender"), Notify: map[string]bool{}, SizeLimit: d.conf.Size("bounce_size_limit"),
-		DelayWarning: d.conf.Duration("delay_warning_time"), QueueLifetime: d.conf.Duration("maximal_queue_lifetime"),
-		UTF8:            d.conf.Bool("smtputf8_enable"),
-		DoubleRecipient: address.Parse(d.conf.String("2bounce_notice_recipient")),
-		BounceRecipient: address.Parse(d.conf.String("bounce_notice_recipient")),
-		DelayRecipient:  address.Parse(d.conf.String("delay_notice_recipient")),
+		Hostname: conf.String("myhostname"), Origin: conf.String("myorigin"), MailName: conf.String("mail_name"),
+		DoubleBounce: conf.String("double_bounce_sender"), Notify: map[string]bool{}, SizeLimit: conf.Size("bounce_size_limit"),
+		DelayWarning: conf.Duration("delay_warning_time"), QueueLifetime: conf.Duration("maximal_queue_lifetime"),
+		UTF8:            conf.Bool("smtputf8_enable"),
+		DoubleRecipient: address.Parse(conf.String("2bounce_notice_recipient")),
+		BounceRecipient: address.Parse(conf.String("bounce_notice_recipient")),
+		DelayRecipient:  address.Parse(conf.String("delay_notice_recipient")),
 	}
-	for _, class := range d.conf.List("notify_classes") {
+	for _, class := range conf.List("notify_classes") {
 		c.Notify[class] = true
 	}
 	return c

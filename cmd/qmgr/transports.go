@@ -9,11 +9,13 @@ import (
 	"strings"
 
 	"angarium/lib/address"
+	"angarium/lib/agent"
 	"angarium/lib/agent/wire"
 	"angarium/lib/conf/mailconf"
 	"angarium/lib/conf/maincf"
 	smtpagent "angarium/lib/deliver/smtp"
 	"angarium/lib/dns"
+	"angarium/lib/dsn"
 	"angarium/lib/maps"
 	"angarium/lib/qmgr"
 	"angarium/lib/sasl"
@@ -40,6 +42,10 @@ func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error
 			t.Agent = a.Deliver
 			d.agents = append(d.agents, closer{a})
 		}
+		if err := conf.Err(); err != nil {
+			d.log.As(tag).Fatalf("%v", err)
+			t.Agent = unavailable
+		}
 		list[name] = t
 		return nil
 	}
@@ -62,6 +68,16 @@ func (d *daemon) transports(env *service.Env) (map[string]*qmgr.Transport, error
 	return list, nil
 }
 
+// unavailable stands for a transport whose settings are broken: its mail waits
+// until they are mended, as it would for a program that does not start.
+func unavailable(_ context.Context, r *agent.Request) []agent.Result {
+	list := make([]agent.Result, len(r.Recipients))
+	for i := range list {
+		list[i] = agent.Result{Err: dsn.New(0, "4.3.0", "mail transport unavailable"), Relay: "none", Site: true}
+	}
+	return list
+}
+
 // outside is a transport with a process of its own, behind a socket of its name.
 // The name is the admin's: it comes from main.cf and tables.
 func (d *daemon) outside(name string) *qmgr.Transport {
@@ -69,6 +85,9 @@ func (d *daemon) outside(name string) *qmgr.Transport {
 		return nil
 	}
 	t := d.transport(name, name, d.conf)
+	if err := d.conf.Err(); err != nil {
+		d.log.Warnf("transport %s: %v", name, err)
+	}
 	t.Agent = wire.Agent("private/" + name)
 	if t.Expands = name == "local"; t.Expands {
 		t.Recipients = 1
@@ -84,20 +103,18 @@ func (d *daemon) transport(name, command string, conf *maincf.Config) *qmgr.Tran
 	t := &qmgr.Transport{
 		Name: name, Tag: conf.String("syslog_name") + "/" + command,
 		Concurrency: conf.TransportInt(name, "destination_concurrency_limit"),
-		Initial:     intOf(conf.Transport(name, "initial_destination_concurrency")),
+		Initial:     conf.TransportInt(name, "initial_destination_concurrency"),
 		Positive:    feedback(conf.Transport(name, "destination_concurrency_positive_feedback")),
 		Negative:    feedback(conf.Transport(name, "destination_concurrency_negative_feedback")),
 		Recipients:  conf.TransportInt(name, "destination_recipient_limit"),
 		RateDelay:   conf.TransportDuration(name, "destination_rate_delay"), OwnRateDelay: conf.TransportDuration(name, "transport_rate_delay"),
 	}
-	t.FailedCohorts = float64(intOf(conf.Transport(name, "destination_concurrency_failed_cohort_limit")))
+	t.FailedCohorts = float64(conf.TransportInt(name, "destination_concurrency_failed_cohort_limit"))
 	if t.Initial == 0 {
 		t.Initial = conf.Int("initial_destination_concurrency")
 	}
 	return t
 }
-
-func intOf(s string) int { n, _ := strconv.Atoi(s); return n }
 
 // feedback reads "1", "0.5", "1/concurrency", "1/sqrt_concurrency".
 func feedback(s string) qmgr.Feedback {

@@ -64,7 +64,8 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 			}
 			c.Stress = stressed.Server
 		}
-		cc, err := mailconf.Cleanup(s.Conf, c.Recipients.Router, s.Log)
+		// What cleanup does follows the settings of its line, not ours.
+		cc, err := mailconf.Cleanup(env.Conf("cleanup", s.Conf.String("cleanup_service_name")), c.Recipients.Router, s.Log)
 		if err != nil {
 			return nil, err
 		}

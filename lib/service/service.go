@@ -86,6 +86,17 @@ type Env struct {
 	child *child
 }
 
+// Conf is main.cf as a line whose work is done in this process sees it: the line of
+// that command, and of that name unless it is "". Where there is none, it is Main.
+func (e *Env) Conf(command, name string) *maincf.Config {
+	for _, s := range e.Services {
+		if s.Command == command && (name == "" || s.Name == name) && s.Conf != nil {
+			return s.Conf
+		}
+	}
+	return e.Main
+}
+
 // Service is one line: what it is called, its settings and what it listens on.
 type Service struct {
 	ipc.Line
