@@ -44,7 +44,7 @@ func TestPowerCut(t *testing.T) {
 	}
 	for _, left := range []string{"fsync stage", "fsync cur", "fsync meta", "index sync"} {
 		var broken []string
-		for try := 0; len(broken) == 0 && try < 3; try++ { // it may have been cut at a lucky moment
+		for try := 0; len(broken) == 0 && try < 8; try++ { // it may have been cut at a lucky moment
 			broken = cutPower(t, left, 2*time.Second)
 		}
 		if len(broken) == 0 {
