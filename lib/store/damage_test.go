@@ -278,14 +278,20 @@ func TestManyLinks(t *testing.T) {
 	equal(t, ".stage", len(f.stageFiles()), 0)
 }
 
-// unlockedSyncs complains when a message is synced while a mailbox is locked.
-func (f *fixture) unlockedSyncs(t *testing.T, name mailbox.Name) {
+// unlockedSyncs complains when a message is synced while a mailbox is locked. Where
+// other is set, no link can be made until the next sync, as between file systems.
+func (f *fixture) unlockedSyncs(t *testing.T, name mailbox.Name) (other *bool) {
+	other = new(bool)
 	e, err := f.Exists(bg, name)
 	must(t, err)
 	path, err := f.dirOf(e.Partition, name)
 	must(t, err)
 	f.Store.conf.Fault = func(step string) error {
+		if step == "link" && *other {
+			return unix.EXDEV
+		}
 		if step == "fsync stage" {
+			*other = false
 			d, err := os.Open(path)
 			must(t, err)
 			defer d.Close()
@@ -295,6 +301,7 @@ func (f *fixture) unlockedSyncs(t *testing.T, name mailbox.Name) {
 		}
 		return nil
 	}
+	return other
 }
 
 // TestOtherPartition: copies and deliveries to another partition.
@@ -303,16 +310,20 @@ func TestOtherPartition(t *testing.T) {
 	f.create("user.bob")
 	_, err := f.Create(bg, Entry{Name: "user.ann", Partition: "two"})
 	must(t, err)
-	f.unlockedSyncs(t, "user.ann")
+	other := f.unlockedSyncs(t, "user.ann")
 	d := f.stage(letter(1), Source{Internal: time.Unix(1_000_000_000, 0)})
-	for _, err := range f.Deliver(bg, d, []Target{{Name: "user.bob"}, {Name: "user.ann"}}) {
+	*other = true
+	for _, err := range f.Deliver(bg, d, []Target{{Name: "user.ann"}, {Name: "user.bob"}}) {
 		must(t, err)
 	}
+	equal(t, "copied", *other, false)
 	m, to := f.mailbox("user.bob"), f.mailbox("user.ann")
 	f.append(m, letter(2))
 	f.change(m, SetOf(1, 2), FlagOp{Flags: FlagSeen})
+	*other = true
 	_, err = m.CopyTo(bg, to, SetOf(1, 2), true)
 	must(t, err)
+	equal(t, "copied", *other, false)
 	equal(t, "left", f.view(m).Len(), 0)
 	v := f.view(to)
 	equal(t, "there", v.Len(), 3)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -185,4 +186,42 @@ func TestReadersDoNotWait(t *testing.T) {
 		}
 		x.end()
 	}
+}
+
+// TestFileHasDate: rule 1, the mtime is the INTERNALDATE, before the file is synced,
+// also of a copy.
+func TestFileHasDate(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	_, err := f.Create(bg, Entry{Name: "user.ann", Partition: "two"})
+	must(t, err)
+	at := time.Unix(1_000_000_000, 0)
+	syncs, other := 0, false
+	f.Store.conf.Fault = func(s string) error {
+		if s == "link" && other {
+			return unix.EXDEV
+		}
+		if s != "fsync stage" {
+			return nil
+		}
+		other = false
+		for _, p := range []string{"spool", "spool2"} {
+			files, err := os.ReadDir(filepath.Join(f.dir, p, stageDir))
+			must(t, err)
+			for _, e := range files {
+				st, err := e.Info()
+				must(t, err)
+				syncs++
+				equal(t, "mtime at the sync", st.ModTime().Unix(), at.Unix())
+			}
+		}
+		return nil
+	}
+	m := f.mailbox("user.bob")
+	msgs, err := m.Append(bg, f.stage(letter(1), Source{Internal: at}))
+	must(t, err)
+	other = true
+	_, err = m.CopyTo(bg, f.mailbox("user.ann"), SetOf(msgs[0].UID), false)
+	must(t, err)
+	equal(t, "syncs", syncs, 2)
 }
