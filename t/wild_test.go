@@ -35,8 +35,8 @@ type server struct {
 	answer map[string]string // by beginning of the command; "." for the end of the message
 	port   string            // "": 25
 	closed bool              // nobody listens
-	cert   *tls.Certificate
-	wrap   bool // TLS from the first byte
+	cert   string            // "": none; "good", "other", "expired", "self"
+	wrap   bool              // TLS from the first byte
 	inject string
 	lmtp   bool
 }
@@ -107,7 +107,7 @@ func (n *wild) listen(c *wildCase, who, addr string, s *server) {
 
 // talk is one connection. What a client said is noted when it ends, in one piece.
 func (n *wild) talk(c *wildCase, who string, conn net.Conn, s *server) {
-	d := &dialog{conn: conn, r: bufio.NewReader(conn), s: s}
+	d := &dialog{conn: conn, r: bufio.NewReader(conn), s: s, certs: n.certs}
 	if who == "home" {
 		d.letter = n.home
 	} else {
@@ -146,6 +146,7 @@ type dialog struct {
 	to     string
 	taken  int
 	letter func(*dialog) // has come in
+	certs  map[string]tls.Certificate
 }
 
 func (d *dialog) say(text string) bool {
@@ -167,7 +168,7 @@ func (d *dialog) say(text string) bool {
 }
 
 func (d *dialog) secure() {
-	t := tls.Server(d.conn, &tls.Config{Certificates: []tls.Certificate{*d.s.cert}})
+	t := tls.Server(d.conn, &tls.Config{Certificates: []tls.Certificate{d.certs[d.s.cert]}})
 	if err := t.Handshake(); err != nil {
 		fmt.Fprintf(&d.heard, "no TLS\n")
 	} else {

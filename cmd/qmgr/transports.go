@@ -2,7 +2,6 @@ package qmgr
 
 import (
 	"context"
-	"crypto/tls"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -21,7 +20,6 @@ import (
 	"angarium/lib/sasl"
 	"angarium/lib/service"
 	"angarium/lib/smtp"
-	"angarium/lib/tlsconf"
 )
 
 // transports makes an agent for each delivering line of master.cf that is ours;
@@ -193,7 +191,9 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 			return strings.FieldsFunc(strings.ToLower(v), func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }), ok, err
 		}
 	}
-	d.clientTLS(&c, conf, p)
+	if err := d.clientTLS(&c, conf, p); err != nil {
+		return nil, err
+	}
 	if err := d.clientAuth(&c, conf, p); err != nil {
 		return nil, err
 	}
@@ -209,40 +209,6 @@ func protocols(conf *maincf.Config) dns.Family {
 		return dns.IPv6
 	}
 	return dns.IPv4
-}
-
-func (d *daemon) clientTLS(c *smtpagent.Config, conf *maincf.Config, p string) {
-	c.TLSLevel = conf.String(p + "tls_security_level")
-	if c.TLSLevel == "" {
-		switch {
-		case conf.Bool(p + "enforce_tls"):
-			c.TLSLevel = "encrypt"
-		case conf.Bool(p + "use_tls"):
-			c.TLSLevel = "may"
-		}
-	}
-	if c.TLSLevel == "" || c.TLSLevel == "none" {
-		return
-	}
-	if strings.HasPrefix(c.TLSLevel, "dane") {
-		d.log.Warnf("%stls_security_level = %s: DANE is not supported, using \"encrypt\"", p, c.TLSLevel)
-		c.TLSLevel = "encrypt"
-	}
-	c.TLSLog = mailconf.TLSLogLevel(conf, p+"tls_loglevel") > 0
-	c.TLSWrapper = conf.Bool(p + "tls_wrappermode")
-	base := tlsconf.Client{
-		CertFile: conf.String(p + "tls_cert_file"), KeyFile: conf.String(p + "tls_key_file"),
-		CAFile: conf.String(p + "tls_CAfile"), CAPath: conf.String(p + "tls_CApath"),
-		Protocols: conf.String(p + "tls_mandatory_protocols"), Verify: c.TLSLevel == "verify" || c.TLSLevel == "secure",
-	}
-	if c.TLSLevel == "may" {
-		base.Protocols = conf.String(p + "tls_protocols")
-	}
-	c.TLS = func(host string) (*tls.Config, error) {
-		b := base
-		b.ServerName = host
-		return b.Config()
-	}
 }
 
 // clientAuth prepares smtp_sasl_auth_enable.

@@ -423,17 +423,30 @@ func (c *Client) Extension(name string) (params string, ok bool) {
 	return params, ok
 }
 
-// StartTLS asks for TLS, shakes hands, and says EHLO again.
-func (c *Client) StartTLS(ctx context.Context, conf *tls.Config) error {
+// ErrNoTLS is wrapped by the error of a server that refused STARTTLS; the
+// connection is as good as before.
+var ErrNoTLS = errors.New("STARTTLS refused")
+
+// StartTLS asks for TLS, shakes hands, and says EHLO again if check, which may
+// be nil, likes the state of the secure layer.
+func (c *Client) StartTLS(ctx context.Context, conf *tls.Config, check func() error) error {
 	r, err := c.step(ctx, c.o.StartTLSTimeout, 300*time.Second, "STARTTLS", "performing the STARTTLS handshake")
 	if err != nil {
 		return err
 	}
 	if r.code/100 != 2 {
-		return c.fail(r, "STARTTLS command")
+		e := c.fail(r, "STARTTLS command")
+		e.Text = "TLS is required, but host " + c.o.Host + " refused to start TLS: " + r.String()
+		e.Err = ErrNoTLS
+		return e
 	}
 	if err := c.Handshake(ctx, conf); err != nil {
 		return err
+	}
+	if check != nil {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	return c.hello(ctx)
 }

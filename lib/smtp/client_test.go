@@ -84,7 +84,7 @@ func TestClientServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			if mode.tls_ {
-				if err := c.StartTLS(ctx, &tls.Config{InsecureSkipVerify: true}); err != nil {
+				if err := c.StartTLS(ctx, &tls.Config{InsecureSkipVerify: true}, nil); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -2,9 +2,11 @@ package smtp
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -109,6 +111,8 @@ func TestTLS(t *testing.T) {
 	plain := serve(t, "tcp", "127.0.0.1:0", &smtp.Server{Hostname: "mx.far.test"})
 	r := nameserver(t, map[string][]string{"mx.far.test": {"A 127.0.0.1"}, "far.test": {"MX 10 mx.far.test."}, "liar.test": {"MX 10 mx.far.test."}})
 	const sent = "250 2.0.0 Ok: queued as ABC"
+	sum := sha256.Sum256(cert.Leaf.Raw)
+	fingerprint := strings.ReplaceAll(fmt.Sprintf("% x", sum[:]), " ", ":")
 	for _, c := range []struct {
 		level, hop string
 		roots      *x509.CertPool
@@ -123,17 +127,28 @@ func TestTLS(t *testing.T) {
 		{"verify", "far.test", pool, false, sent, "Verified TLS connection established to mx.far.test[127.0.0.1]:"},
 		{"verify", "far.test", x509.NewCertPool(), false, "4.7.5 Server certificate not verified [site]", "Untrusted TLS"},
 		{"secure", "far.test", pool, false, sent, "Verified TLS"},
-		{"secure", "liar.test", pool, false, "4.7.5 Server certificate not verified [site]", "Trusted TLS"},
+		{"fingerprint", "far.test", nil, false, sent, "Verified TLS"},
+		{"wrong", "far.test", nil, false, "4.7.5 Server certificate not verified [site]", "Untrusted TLS"},
+		{"secure", "liar.test", pool, false, "4.7.5 Server certificate not verified [site]", "hostname mismatch"},
 	} {
 		log := &lines{}
 		at := p
 		if c.clear {
 			at = plain
 		}
-		a := New(Config{Hostname: "us.test", Port: fmt.Sprint(at.addr.Port()), Resolver: r, Protocols: dns.IPv4, TLSLevel: c.level, TLSLog: true,
-			TLS: func(name string) (*tls.Config, error) {
-				return &tls.Config{ServerName: name, RootCAs: c.roots, InsecureSkipVerify: c.level == "may" || c.level == "encrypt"}, nil
-			}})
+		policy := Policy{Level: c.level, Digest: crypto.SHA256}
+		switch c.level {
+		case "verify":
+			policy.Match = []string{"hostname"}
+		case "secure":
+			policy.Match = []string{"nexthop", "dot-nexthop"}
+		case "fingerprint":
+			policy.Match = []string{"00:11", fingerprint}
+		case "wrong":
+			policy.Level, policy.Match = "fingerprint", []string{"00:11"}
+		}
+		a := New(Config{Hostname: "us.test", Port: fmt.Sprint(at.addr.Port()), Resolver: r, Protocols: dns.IPv4, TLSLog: true, TLSPolicy: policy,
+			TLS: func(Policy) (*tls.Config, error) { return &tls.Config{RootCAs: c.roots}, nil }})
 		res := a.Deliver(context.Background(), request(log, c.hop, "a@x.test", "b@"+c.hop))
 		if got := show(res); got != c.want || !strings.Contains(log.String(), c.log) || c.log == "" && strings.Contains(log.String(), "TLS conn") {
 			t.Errorf("%s to %s, clear %v:\n got %s\nwant %s\n log %s", c.level, c.hop, c.clear, got, c.want, log)

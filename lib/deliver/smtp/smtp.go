@@ -66,9 +66,12 @@ type Config struct {
 	Client         smtp.ClientOptions
 	KeepGreeting5x bool // smtp_skip_5xx_greeting = no: a 5xx greeting is final
 
-	TLSLevel string // "", "none", "may", "encrypt", "verify", "secure"
-	// TLS makes the configuration for a host; nil: no TLS.
-	TLS func(host string) (*tls.Config, error)
+	TLSPolicy Policy // for all sites; the zero value: no TLS
+	// SitePolicy is smtp_tls_policy_maps; nil: there are none.
+	SitePolicy func(ctx context.Context, nexthop string) (p Policy, ok bool, err error)
+	// TLS makes the configuration for a policy; nil: no TLS. RootCAs are those of
+	// the configuration: a server may be trusted by them alone.
+	TLS func(p Policy) (*tls.Config, error)
 	// TLSLog: smtp_tls_loglevel is at least 1.
 	TLSLog     bool
 	TLSWrapper bool // smtp_tls_wrappermode
@@ -237,7 +240,7 @@ func (d *delivery) passOn(hop string) {
 func (d *delivery) try(ctx context.Context, hop string, p place, final bool) bool {
 	start := time.Now()
 	p.key = p.relay
-	if d.c.Auth != nil || d.c.TLSLevel == "secure" { // what was said and shown was for this next hop
+	if d.c.Auth != nil || d.c.TLSPolicy.mustMatch() || d.c.SitePolicy != nil { // what was said and shown was for this next hop
 		p.key += " " + hop
 	}
 	for s := d.cache.take(p); s != nil; s = d.cache.take(p) {
@@ -347,9 +350,14 @@ func (d *delivery) open(ctx context.Context, hop string, p place) (*session, err
 	if err != nil {
 		return nil, err
 	}
-	if err := d.secure(ctx, s, hop, p); err != nil {
+	policy, err := d.policy(ctx, hop)
+	if err != nil {
+		s.client.Close()
+		return nil, err
+	}
+	if err := d.secure(ctx, s, policy, hop, p); err != nil {
 		s.quit()
-		if d.c.TLSLevel != "may" || !errors.Is(err, errTLS) {
+		if policy.Level != "may" || !errors.Is(err, errTLS) {
 			return nil, err
 		}
 		// Level "may": what can't be secured goes in clear, on a new connection.
@@ -472,28 +480,24 @@ func (d *delivery) bind(p place) netip.Addr {
 var errTLS = errors.New("no TLS")
 
 // secure greets and, as the level says, begins TLS.
-func (d *delivery) secure(ctx context.Context, s *session, hop string, p place) error {
-	level := d.c.TLSLevel
-	must := level != "" && level != "none" && level != "may"
-	if d.c.TLS == nil || level == "" || level == "none" || p.network == "unix" && !must {
+func (d *delivery) secure(ctx context.Context, s *session, policy Policy, hop string, p place) error {
+	must := policy.must()
+	if d.c.TLS == nil || policy.none() || p.network == "unix" && !must {
 		return s.client.Hello(ctx)
 	}
-	name := p.host
-	if level == "secure" { // the name that the DNS gave proves nothing
-		name = hopName(hop)
-	}
-	conf, err := d.c.TLS(name)
+	conf, err := d.c.TLS(policy)
 	if err != nil {
 		if must {
 			return dsn.From(err, "TLS is required, but our TLS engine is unavailable")
 		}
 		return s.client.Hello(ctx)
 	}
+	conf = anyone(conf, policy.serverName(hop, p.host))
 	if d.c.TLSWrapper {
-		if err := s.client.Handshake(ctx, anyone(conf)); err != nil {
+		if err := s.client.Handshake(ctx, conf); err != nil {
 			return err
 		}
-		if err := d.trust(s, p, conf); err != nil {
+		if err := d.trust(s, p, hop, conf, policy); err != nil {
 			return err
 		}
 		return s.client.Hello(ctx)
@@ -507,13 +511,22 @@ func (d *delivery) secure(ctx context.Context, s *session, hop string, p place) 
 		}
 		return nil
 	}
-	if err := s.client.StartTLS(ctx, anyone(conf)); err != nil {
+	var verdict error
+	err = s.client.StartTLS(ctx, conf, func() error {
+		verdict = d.trust(s, p, hop, conf, policy)
+		return verdict
+	})
+	switch {
+	case err == nil || verdict != nil:
+		return verdict
+	case errors.Is(err, smtp.ErrNoTLS) && !must && !s.client.Broken():
+		return nil
+	default:
 		e := *dsn.From(err, "Cannot start TLS: handshake failure")
 		e.Err = fmt.Errorf("%w: %w", errTLS, err)
 		e.Code[0] = 4
 		return &e
 	}
-	return d.trust(s, p, conf)
 }
 
 func (d *delivery) login(ctx context.Context, s *session, hop string, p place) error {

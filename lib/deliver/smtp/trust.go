@@ -1,70 +1,189 @@
 package smtp
 
 import (
+	"bytes"
+	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"angarium/lib/dsn"
 	"angarium/lib/tlsconf"
 )
 
+// Policy is how the connections to a site are secured; see TLS_README and
+// smtp_tls_policy_maps. The zero value is no TLS.
+type Policy struct {
+	Level string // none, may, encrypt, verify, secure, fingerprint
+	// Match are names that the server's certificate may have: "nexthop",
+	// "dot-nexthop", "hostname", a name, ".domain"; or its fingerprints.
+	Match     []string
+	Digest    crypto.Hash // of fingerprints
+	Protocols string      // "": as the level has them
+	SNI       string      // "nexthop", "hostname" or a name; "": none is sent
+}
+
+func (p Policy) none() bool      { return p.Level == "" || p.Level == "none" }
+func (p Policy) must() bool      { return !p.none() && p.Level != "may" }
+func (p Policy) mustMatch() bool { return p.must() && p.Level != "encrypt" }
+
+// serverName is what SNI shows, "" for nothing.
+func (p Policy) serverName(hop, host string) string {
+	name := p.SNI
+	switch name {
+	case "nexthop":
+		name = hopName(hop)
+	case "hostname":
+		name = host
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return ""
+	}
+	return name
+}
+
+// policy finds the one for a next hop.
+func (d *delivery) policy(ctx context.Context, hop string) (Policy, error) {
+	if d.c.SitePolicy == nil {
+		return d.c.TLSPolicy, nil
+	}
+	p, ok, err := d.c.SitePolicy(ctx, hop)
+	switch {
+	case err != nil:
+		d.r.Log.Warnf("TLS policy lookup for %s: %v", hop, err)
+		e := dsn.New(0, "4.7.5", "client TLS configuration problem")
+		e.Err = err
+		return p, e
+	case !ok:
+		return d.c.TLSPolicy, nil
+	}
+	return p, nil
+}
+
 // anyone is conf without its demand for a good certificate: we look at what was
 // shown ourselves, since the log tells it in any case.
-func anyone(conf *tls.Config) *tls.Config {
+func anyone(conf *tls.Config, sni string) *tls.Config {
 	conf = conf.Clone()
 	conf.InsecureSkipVerify = true
+	conf.ServerName = sni
 	return conf
 }
 
-// trust logs what the server's certificate is worth. Where conf demands a good
-// one (levels verify and secure) it is an error that there is none.
-func (d *delivery) trust(s *session, p place, conf *tls.Config) error {
-	state, must := s.client.TLS(), !conf.InsecureSkipVerify
+// trust logs what the server's certificate is worth. Where the policy demands a
+// good one it is an error that there is none.
+func (d *delivery) trust(s *session, p place, hop string, conf *tls.Config, policy Policy) error {
+	state := s.client.TLS()
 	if state == nil {
 		return nil
 	}
-	word := "Anonymous"
+	word, matched := "Anonymous", false
 	var cert *x509.Certificate
 	if len(state.PeerCertificates) > 0 {
 		cert, word = state.PeerCertificates[0], "Untrusted"
-		if chained(state, conf) {
-			if word = "Trusted"; must && named(cert, conf.ServerName, d.c.TLSLevel == "secure") {
-				word = "Verified"
+		switch {
+		case policy.Level == "fingerprint":
+			if matched = policy.knows(cert); !matched && d.c.TLSLog {
+				d.r.Log.Infof("server certificate verification failed for %s: num=65:no matching DANE TLSA records", p.relay) // OpenSSL's words
 			}
+		default:
+			word, matched = d.chain(state, conf, policy, hop, p)
+		}
+		if matched {
+			word = "Verified"
 		}
 	}
 	if d.c.TLSLog {
 		d.r.Log.Infof("%s TLS connection established to %s: %s", word, p.relay, tlsconf.Describe(state, cert, nil))
 	}
-	if must && word != "Verified" {
-		return dsn.New(0, "4.7.5", "Server certificate not verified")
+	if !policy.mustMatch() || matched {
+		return nil
 	}
-	return nil
+	return dsn.New(0, "4.7.5", "Server certificate not verified")
 }
 
-// chained reports whether the certificate leads to a CA that we trust: those of
-// the configuration or, where a good certificate is demanded, the system's.
-func chained(state *tls.ConnectionState, conf *tls.Config) bool {
-	if conf.RootCAs == nil && conf.InsecureSkipVerify {
-		return false
-	}
+// chain looks whether the certificate leads to a CA that we trust and, where the
+// policy wants it, has the right name. What is wrong is logged in OpenSSL's words.
+func (d *delivery) chain(state *tls.ConnectionState, conf *tls.Config, policy Policy, hop string, p place) (word string, matched bool) {
+	cert := state.PeerCertificates[0]
 	o := x509.VerifyOptions{Roots: conf.RootCAs, Intermediates: x509.NewCertPool()}
+	if o.Roots == nil { // not the system's: nobody asked for these
+		o.Roots = x509.NewCertPool()
+	}
 	for _, c := range state.PeerCertificates[1:] {
 		o.Intermediates.AddCert(c)
 	}
-	_, err := state.PeerCertificates[0].Verify(o)
-	return err == nil
+	_, err := cert.Verify(o)
+	matched = err == nil && policy.mustMatch() && policy.named(cert, hopName(hop), p.host)
+	if matched || err == nil && !policy.mustMatch() {
+		return "Trusted", matched
+	}
+	if policy.mustMatch() && d.c.TLSLog {
+		var invalid x509.CertificateInvalidError
+		switch {
+		case err == nil:
+			d.r.Log.Infof("server certificate verification failed for %s: num=62:hostname mismatch", p.relay)
+		case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+			d.r.Log.Infof("server certificate verification failed for %s: certificate has expired", p.relay)
+		case bytes.Equal(cert.RawIssuer, cert.RawSubject):
+			d.r.Log.Infof("certificate verification failed for %s: self-signed certificate", p.relay)
+		default:
+			d.r.Log.Infof("certificate verification failed for %s: untrusted issuer %s", p.relay, oneLine(cert.Issuer))
+		}
+	}
+	return "Untrusted", false
 }
 
-// named reports whether a certificate is for a host or, with below, for one of
-// that domain (nexthop and dot-nexthop of smtp_tls_secure_cert_match).
-func named(cert *x509.Certificate, name string, below bool) bool {
-	if cert.VerifyHostname(name) == nil {
-		return true
+// oneLine is a name as OpenSSL's X509_NAME_oneline has it, "/C=DE/CN=x".
+func oneLine(name pkix.Name) string {
+	short := map[string]string{"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU", "1.2.840.113549.1.9.1": "emailAddress"}
+	var b strings.Builder
+	for _, a := range name.Names {
+		kind := a.Type.String()
+		if s, ok := short[kind]; ok {
+			kind = s
+		}
+		fmt.Fprintf(&b, "/%s=%v", kind, a.Value)
 	}
-	for _, n := range cert.DNSNames {
-		if below && len(n) > len(name)+1 && strings.EqualFold(n[len(n)-len(name)-1:], "."+name) {
+	return b.String()
+}
+
+// named reports whether a certificate has one of the names of the policy.
+func (p Policy) named(cert *x509.Certificate, nexthop, host string) bool {
+	return slices.ContainsFunc(p.Match, func(m string) bool {
+		switch m {
+		case "nexthop":
+			m = nexthop
+		case "dot-nexthop":
+			m = "." + nexthop
+		case "hostname":
+			m = host
+		}
+		if !strings.HasPrefix(m, ".") {
+			return cert.VerifyHostname(m) == nil
+		}
+		return slices.ContainsFunc(cert.DNSNames, func(n string) bool {
+			return len(n) > len(m) && strings.EqualFold(n[len(n)-len(m):], m)
+		})
+	})
+}
+
+// knows reports whether the policy has the fingerprint of a certificate, or of
+// its key.
+func (p Policy) knows(cert *x509.Certificate) bool {
+	if !p.Digest.Available() {
+		return false
+	}
+	for _, what := range [][]byte{cert.Raw, cert.RawSubjectPublicKeyInfo} {
+		h := p.Digest.New()
+		h.Write(what)
+		text := strings.ReplaceAll(fmt.Sprintf("% X", h.Sum(nil)), " ", ":")
+		if slices.ContainsFunc(p.Match, func(m string) bool { return strings.EqualFold(m, text) }) {
 			return true
 		}
 	}
