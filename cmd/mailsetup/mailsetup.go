@@ -238,6 +238,7 @@ type setup struct {
 	Owner, Group, Bin     string
 	Daemons, Commands     string // of Postfix and of its users; empty: where main.cf has them by default
 	done                  bool   // the set-up was there, and whole
+	oldAliases            bool   // so was the file of aliases
 
 	Postfix, ImapdConf, CyrusConf, SSL string // configuration
 	Spool, ImapSpool, Lib              string // queue, mail, state
@@ -263,25 +264,25 @@ func (s *setup) user(n int) account {
 	return s.Users[n]
 }
 
+// nobody is the mailbox that keeps the mail of a server without users, until
+// somebody is named in aliases or gives it a password.
+const nobody = "postmaster"
+
 // Alias are the names that everybody expects, and whom they lead to. A user
-// who has such a name gets the mail.
-func (s *setup) Alias() []struct{ Name, To string } {
-	root := "cyrus"
-	if s.Private {
-		root = "alice"
+// who has such a name gets the mail; without users there is a mailbox for it.
+func (s *setup) Alias() []alias {
+	all := []alias{{"postmaster", "root"}, {"mailer-daemon", "postmaster"}, {"abuse", "postmaster"}, {"spam", "postmaster"}}
+	if len(s.Users) == 0 {
+		return append(all[1:], alias{"root", nobody})
 	}
-	for i, a := range s.Users {
-		if i == 0 {
-			root = a.Name
-		}
-	}
-	all := []struct{ Name, To string }{
-		{"postmaster", "root"}, {"mailer-daemon", "postmaster"}, {"abuse", "postmaster"}, {"spam", "postmaster"}, {"root", root},
-	}
-	return slices.DeleteFunc(all, func(a struct{ Name, To string }) bool {
+	all = append(all, alias{"root", s.Users[0].Name})
+	return slices.DeleteFunc(all, func(a alias) bool {
 		return slices.ContainsFunc(s.Users, func(u account) bool { return u.Name == a.Name })
 	})
 }
+
+// alias is a line of aliases.
+type alias struct{ Name, To string }
 
 func newSetup(o *options) (*setup, error) {
 	s := &setup{Private: !o.system, Apple: o.profile == "apple-10.4", Users: o.users, Admins: o.admins}
@@ -501,7 +502,7 @@ func (s *setup) warnKept(c *cli.Cmd, o *options) {
 // was there before us stays as it is.
 func (s *setup) warnAliases(c *cli.Cmd) {
 	text, err := os.ReadFile(s.Aliases)
-	if err == nil && !regexp.MustCompile(`(?im)^"?postmaster"?\s*:`).Match(text) {
+	if s.oldAliases && err == nil && !regexp.MustCompile(`(?im)^"?postmaster"?\s*:`).Match(text) {
 		fmt.Fprintf(c.Stderr, "mailsetup: warning: %s has no line for postmaster; add one and run newaliases\n", s.Aliases)
 	}
 }

@@ -123,7 +123,11 @@ func (s *setup) makeUsers(ctx context.Context, conf *imapdconf.Config) error {
 	if err != nil {
 		return err
 	}
-	for _, a := range s.Users {
+	boxes := s.Users
+	if len(boxes) == 0 && !s.done {
+		boxes = []account{{Name: nobody}}
+	}
+	for _, a := range boxes {
 		_, err := st.Create(ctx, store.Entry{Name: mailbox.Inbox(a.Name)})
 		if err != nil && !errors.Is(err, store.ErrExists) {
 			st.Close()

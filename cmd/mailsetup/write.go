@@ -53,6 +53,7 @@ func (s *setup) writeConfiguration(anew bool) error {
 	}
 	for _, f := range append(s.configuration(), file{"aliases", s.Aliases}) {
 		if _, err := os.Lstat(f.to); err == nil && (!anew || f.to == s.Aliases) {
+			s.oldAliases = f.to == s.Aliases
 			continue
 		}
 		text, err := s.render(f.name)
