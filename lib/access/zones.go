@@ -64,8 +64,12 @@ func (e *evaluation) servers(it *item, who, kind string, depth int) (outcome, *d
 	for _, host := range hosts {
 		keys := e.p.domainKeys(strings.ToLower(host))
 		addrs, err := zones.Addrs(e.ctx, host)
-		if err != nil {
-			e.p.c.Warn("Unable to look up %s host %s for %s %s: %v", strings.ToUpper(kind), host, class, domain, err)
+		if len(addrs) == 0 {
+			why := "Name or service not known" // getaddrinfo(3)'s words
+			if err != nil {
+				why = err.Error()
+			}
+			e.p.c.Warn("Unable to look up %s host %s for %s %s: %s", strings.ToUpper(kind), host, class, name, why)
 		}
 		for _, a := range addrs {
 			keys = append(keys, addrKeys(a)...)
@@ -95,7 +99,7 @@ func (e *evaluation) whose(who string) (name, class, domain string) {
 	}
 	switch who {
 	case "client":
-		return s.ClientName, classNames[Client], s.ClientName
+		return s.clientID(), classNames[Client], s.ClientName
 	case "reverse_client_hostname", "reverse_client":
 		return s.ReverseName, "Unverified Client host", s.ReverseName
 	case "helo":
@@ -217,7 +221,9 @@ func (e *evaluation) rbl(name, arg string) (outcome, *dsn.Error) {
 	key, what, class := reversed(e.s.ClientAddr), e.s.ClientAddr.String(), classNames[Client]
 	if who, ok := strings.CutPrefix(name, "reject_rhsbl_"); ok {
 		var domain string
-		what, class, domain = e.whose(who)
+		if what, class, domain = e.whose(who); who == "client" {
+			what = domain
+		}
 		if key = strings.TrimSuffix(domain, "."); key == "unknown" || strings.HasPrefix(key, "[") {
 			return dunno, nil
 		}

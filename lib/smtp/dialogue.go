@@ -324,18 +324,15 @@ func (c *Conn) ok(r Reply, code, status, text string) bool {
 
 // reply writes a reply: a line, or several parted by \n.
 func (c *Conn) reply(r Reply) {
-	code := r.Code
-	if r.Status != "" && c.srv.SoftBounce && code >= 500 {
-		r.Status = "4" + r.Status[1:]
-	}
-	if c.srv.SoftBounce && code >= 500 {
-		code -= 100
+	last := r.Code == 421 || r.Code == 521
+	if c.srv.SoftBounce {
+		r = r.Soft()
 	}
 	out := c.output()
 	for text, more := r.Text, true; more; {
 		var line string
 		line, text, more = strings.Cut(text, "\n")
-		*out = strconv.AppendInt(*out, int64(code), 10)
+		*out = strconv.AppendInt(*out, int64(r.Code), 10)
 		if more {
 			*out = append(*out, '-')
 		} else {
@@ -353,7 +350,7 @@ func (c *Conn) reply(r Reply) {
 		}
 		*out = append(*out, '\r', '\n')
 	}
-	if r.Code == 421 || r.Code == 521 {
+	if last {
 		c.closing = true
 	}
 	c.slowDown()

@@ -144,6 +144,10 @@ func (c *Conn) Extended() bool { return c.extended }
 // Authenticated reports whether AUTH succeeded.
 func (c *Conn) Authenticated() bool { return c.authenticated }
 
+// Deny refuses all further commands but QUIT: the client turned out to be one that
+// is not wanted (XCLIENT).
+func (c *Conn) Deny() { c.denied = true }
+
 // SetAuthenticated tells the engine that the client is known (XCLIENT); the
 // engine does it itself after AUTH.
 func (c *Conn) SetAuthenticated(yes bool) { c.authenticated = yes }

@@ -47,6 +47,18 @@ func Fail(err error) Reply {
 // OK reports whether the reply is positive; the zero Reply is.
 func (r Reply) OK() bool { return r.Code < 400 }
 
+// Soft is the reply that soft_bounce makes of it: no failure is final.
+func (r Reply) Soft() Reply {
+	if r.Code < 500 {
+		return r
+	}
+	r.Code -= 100
+	if r.Status != "" {
+		r.Status = "4" + r.Status[1:]
+	}
+	return r
+}
+
 // String is the reply in one line, as logs show it.
 func (r Reply) String() string {
 	s := strconv.Itoa(r.Code)

@@ -138,6 +138,9 @@ func (s *session) xclient(ctx context.Context, attrs map[string]string) smtp.Rep
 	s.forward, s.forwardIdent = agent.Client{}, ""
 	helo, proto := s.helo, s.proto
 	r := s.Connect(ctx)
+	if !r.OK() {
+		s.conn.Deny()
+	}
 	s.conn.SetHelo(helo, proto != "SMTP")
 	return r
 }

@@ -27,7 +27,7 @@ func (s *session) whatsUp(what, verb, text string) {
 	switch {
 	case s.rcpt != nil:
 		b.WriteString(" to=<" + external(*s.rcpt) + ">")
-	case s.rcpts > 0:
+	case s.rcpts == 1:
 		b.WriteString(" to=<" + s.only + ">")
 	}
 	b.WriteString(" proto=" + s.protocol())

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"angarium/lib/dns"
 	"angarium/lib/maillog"
 )
 
@@ -66,7 +67,11 @@ func (d *Daemon) peer(ctx context.Context, conn net.Conn, log *maillog.Logger) *
 	}
 	p.failed = isTemporary(err)
 	if err != nil {
-		log.Warnf("hostname %s does not resolve to address %s: %v", name, p.addr, err)
+		why := "Temporary failure in name resolution" // getaddrinfo(3)'s words
+		if dns.Missing(err) {
+			why = "Name or service not known"
+		}
+		log.Warnf("hostname %s does not resolve to address %s: %s", name, p.addr, why)
 	} else {
 		log.Warnf("hostname %s does not resolve to address %s", name, p.addr)
 	}

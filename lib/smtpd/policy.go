@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"angarium/lib/access"
 	"angarium/lib/address"
+	"angarium/lib/smtp"
 	"angarium/lib/tlsconf"
 	"angarium/lib/unixsock"
 )
@@ -153,7 +155,7 @@ func (p *PolicyClient) Ask(ctx context.Context, server string, c PolicyConfig, a
 			return action
 		}
 		if try > 1 || !errors.Is(err, errStale) {
-			p.Warn("problem talking to server %s: %v", strings.TrimPrefix(server, "inet:"), err)
+			p.Warn("problem talking to server %s: %s", strings.TrimPrefix(server, "inet:"), troubleText(err))
 		}
 		if try >= c.TryLimit || ctx.Err() != nil {
 			return c.DefaultAction
@@ -166,6 +168,14 @@ func (p *PolicyClient) Ask(ctx context.Context, server string, c PolicyConfig, a
 		case <-ctx.Done():
 		}
 	}
+}
+
+// troubleText is the reason in Postfix' words.
+func troubleText(err error) string {
+	if errors.Is(err, io.EOF) {
+		return "Application error"
+	}
+	return smtp.ErrorText(err)
 }
 
 // errStale: a connection of old was closed by the other side.

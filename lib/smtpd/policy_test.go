@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -132,5 +133,31 @@ func TestPolicyAttributes(t *testing.T) {
 	instance := func(list []string) string { return list[14] }
 	if instance(heard[0]) != instance(heard[1]) {
 		t.Errorf("one message, two instances: %s, %s", instance(heard[0]), instance(heard[1]))
+	}
+}
+
+// What the log says of a refusal is what the client heard.
+func TestSoftBounceLog(t *testing.T) {
+	h := newHouse(t, func(c *Config, _ *access.Config) { c.Server.SoftBounce = true })
+	want := "454 4.7.1 <a@far.test>: Relay access denied"
+	if out := h.talk("EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<a@far.test>", "QUIT"); !strings.Contains(out, want+"\n") {
+		t.Error(out)
+	}
+	if !strings.Contains(h.logged(), "reject: RCPT from mx.example.net[192.0.2.7]: "+want+"; from=") {
+		t.Error(h.logged())
+	}
+}
+
+// A client that a proxy speaks for is refused as if it had come itself.
+func TestXClientRefused(t *testing.T) {
+	h := newHouse(t, func(c *Config, _ *access.Config) {
+		c.XClient, c.DelayReject = func(string, netip.Addr) bool { return true }, false
+	})
+	h.c.Client = h.c.Policy.Parse(access.Client, "reject_unknown_client_hostname")
+	for name, refused := range map[string]int{"good.test": 0, "[UNAVAILABLE]": 2} {
+		out := h.talk("EHLO x", "XCLIENT ADDR=198.51.100.1 NAME="+name, "EHLO x", "MAIL FROM:<a@x.test>", "QUIT")
+		if strings.Count(out, "503 5.7.0 Error: access denied for unknown[198.51.100.1]") != refused {
+			t.Error(out)
+		}
 	}
 }

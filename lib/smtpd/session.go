@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -202,9 +203,7 @@ func (s *session) listed(ctx context.Context, verb string, a address.Address, re
 		s.log.Warnf("%v", err)
 		d = dsn.New(451, "4.3.0", "<%s>: Temporary lookup failure", a)
 	}
-	r := smtp.Fail(d)
-	s.whatsUp("reject", verb, r.String())
-	return r
+	return s.refuse(verb, d)
 }
 
 // check evaluates lists; a zero Reply lets the command pass.
@@ -223,7 +222,15 @@ func (s *session) check(ctx context.Context, verb string, lists ...*access.List)
 	if err == nil {
 		return smtp.Reply{}
 	}
+	return s.refuse(verb, err)
+}
+
+// refuse logs a refusal, softened by soft_bounce as the client will see it.
+func (s *session) refuse(verb string, err *dsn.Error) smtp.Reply {
 	r := smtp.Fail(err)
+	if s.c.Server.SoftBounce {
+		r = r.Soft()
+	}
 	s.whatsUp("reject", verb, r.String())
 	return r
 }
@@ -306,7 +313,7 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 	}
 	w := &keeper{w: s.letter}
 	n, err := io.Copy(w, body)
-	if s.size = n; w.err != nil {
+	if s.size = n + w.lines; w.err != nil {
 		return s.trouble(w.err)
 	} else if err != nil { // the client's doing: the engine knows
 		if r := smtp.Fail(err); r.Code == 552 {
@@ -334,13 +341,16 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 }
 
 // keeper remembers why writing failed, to tell it from reading.
+// It counts the lines: sizes are those of the wire, with CRLF.
 type keeper struct {
-	w   io.Writer
-	err error
+	w     io.Writer
+	lines int64
+	err   error
 }
 
 func (k *keeper) Write(p []byte) (n int, err error) {
 	n, k.err = k.w.Write(p)
+	k.lines += int64(bytes.Count(p, []byte{'\n'}))
 	return n, k.err
 }
 
