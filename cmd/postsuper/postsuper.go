@@ -197,7 +197,8 @@ func (s *super) fix(fix queue.FixOptions, verbose bool) error {
 	}
 	dirs := s.dirs
 	if dirs == nil {
-		dirs = []queue.Dir{queue.Maildrop, queue.Incoming, queue.Active, queue.Deferred, queue.Hold, queue.Flush, queue.Bounce, queue.Defer, queue.Trace, queue.Corrupt}
+		// Not corrupt: what lies there is for a person to look at, as it is.
+		dirs = []queue.Dir{queue.Maildrop, queue.Incoming, queue.Active, queue.Deferred, queue.Hold, queue.Flush, queue.Bounce, queue.Defer, queue.Trace}
 	}
 	renamed, err := s.q.Fix(dirs, fix)
 	if renamed > 0 {

@@ -3,6 +3,7 @@ package postsuper
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -84,6 +85,31 @@ func TestWords(t *testing.T) {
 		if out.String() != want {
 			t.Errorf("%s:\n%swant\n%s", s.args, out.String(), want)
 		}
+	}
+}
+
+// TestCorrupt: -s names the files of all queues by their inodes, but leaves damaged
+// ones as they are.
+func TestCorrupt(t *testing.T) {
+	dir := t.TempDir()
+	q, err := queue.Open(dir, queue.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"corrupt", "hold"} {
+		if err := errors.Join(os.MkdirAll(dir+"/"+d, 0o700), os.WriteFile(dir+"/"+d+"/ABCDEF0", nil, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := &super{q: q, log: maillog.New(&lines{}, "x")}
+	if err := p.fix(queue.FixOptions{Names: true}, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir + "/corrupt/ABCDEF0"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir + "/hold/ABCDEF0"); err == nil {
+		t.Error("the file in hold has its wrong name still")
 	}
 }
 
