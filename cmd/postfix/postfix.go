@@ -345,6 +345,12 @@ func (s *script) rotate(ctx context.Context) error {
 	return nil
 }
 
+// layouts are the conversions of strftime(3) that Go can word.
+var layouts = map[byte]string{
+	'Y': "2006", 'y': "06", 'm': "01", 'd': "02", 'j': "002", 'H': "15", 'M': "04", 'S': "05",
+	'b': "Jan", 'a': "Mon", 'F': "2006-01-02", 'T': "15:04:05", 'Z': "MST", 'z': "-0700",
+}
+
 // strftime knows the conversions that make sense in a file name.
 func strftime(format string, t time.Time) string {
 	var b strings.Builder
@@ -354,38 +360,13 @@ func strftime(format string, t time.Time) string {
 			continue
 		}
 		i++
-		switch format[i] {
-		case 'Y':
-			b.WriteString(t.Format("2006"))
-		case 'y':
-			b.WriteString(t.Format("06"))
-		case 'm':
-			b.WriteString(t.Format("01"))
-		case 'd':
-			b.WriteString(t.Format("02"))
-		case 'H':
-			b.WriteString(t.Format("15"))
-		case 'M':
-			b.WriteString(t.Format("04"))
-		case 'S':
-			b.WriteString(t.Format("05"))
-		case 'j':
-			fmt.Fprintf(&b, "%03d", t.YearDay())
-		case 'b':
-			b.WriteString(t.Format("Jan"))
-		case 'a':
-			b.WriteString(t.Format("Mon"))
-		case 'F':
-			b.WriteString(t.Format("2006-01-02"))
-		case 'T':
-			b.WriteString(t.Format("15:04:05"))
-		case 's':
+		layout, known := layouts[format[i]]
+		switch {
+		case known:
+			b.WriteString(t.Format(layout))
+		case format[i] == 's':
 			fmt.Fprint(&b, t.Unix())
-		case 'Z':
-			b.WriteString(t.Format("MST"))
-		case 'z':
-			b.WriteString(t.Format("-0700"))
-		case '%':
+		case format[i] == '%':
 			b.WriteByte('%')
 		default:
 			b.WriteString(format[i-1 : i+1])

@@ -94,26 +94,11 @@ func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
 	if err := os.Chdir(queue); err != nil {
 		return fmt.Errorf("chdir %s: %s", queue, maillog.Reason(err))
 	}
-	pid, err := Lock(PIDFile, 0644)
-	if err != nil {
+	unlock, err := claim(conf, o.test)
+	if err != nil || o.test {
 		return err
 	}
-	defer pid.Close()
-	if o.test {
-		return nil
-	}
-	if err := WritePID(pid, fmt.Sprintf("%32d\n", os.Getpid())); err != nil {
-		return err
-	}
-	data, err := Lock(filepath.Join(conf.String("data_directory"), "master.lock"), 0600)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	if u, err := sysuser.Lookup(conf.String("mail_owner")); err == nil && u != nil && os.Geteuid() == 0 {
-		_ = data.Chown(u.UID, u.GID) // it lies in a directory of that user
-	}
-
+	defer unlock()
 	sink, err := maillog.Open(maillog.Config{
 		File:     conf.String("maillog_file"),
 		Prefixes: conf.List("maillog_file_prefixes"),
@@ -158,6 +143,31 @@ func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
 		return err
 	}
 	return nil
+}
+
+// claim takes the locks that only one master may have, on the queue and on
+// data_directory, and writes the pid file. With test it only asks for the first.
+func claim(conf *maincf.Config, test bool) (unlock func(), err error) {
+	pid, err := Lock(PIDFile, 0644)
+	if err != nil {
+		return nil, err
+	}
+	if test {
+		return nil, pid.Close()
+	}
+	if err := WritePID(pid, fmt.Sprintf("%32d\n", os.Getpid())); err != nil {
+		pid.Close()
+		return nil, err
+	}
+	data, err := Lock(filepath.Join(conf.String("data_directory"), "master.lock"), 0600)
+	if err != nil {
+		pid.Close()
+		return nil, err
+	}
+	if u, err := sysuser.Lookup(conf.String("mail_owner")); err == nil && u != nil && os.Geteuid() == 0 {
+		_ = data.Chown(u.UID, u.GID) // it lies in a directory of that user
+	}
+	return func() { data.Close(); pid.Close() }, nil
 }
 
 // loadPostfix reads main.cf and master.cf.
