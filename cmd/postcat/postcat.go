@@ -27,11 +27,12 @@ type show struct {
 	decimal, offset, raw   bool
 	verbose                bool
 	from                   int64
+	warn                   func(format string, args ...any)
 }
 
 // Main is postcat(1).
 func Main(_ context.Context, c *cli.Cmd) error {
-	var s show
+	s := show{warn: c.Warnf}
 	dir, access := "", false
 	for {
 		letter, arg, ok, err := c.Getopt("+bc:dehoqrs:v")
@@ -143,6 +144,9 @@ func (s show) queued(q *queue.Queue, id string, out *bufio.Writer) error {
 	return fmt.Errorf("open queue file %s: No such file or directory", id)
 }
 
+// envelopeTypes are the records that may begin a queue file.
+const envelopeTypes = "MCTcFILSDROWVA>KBrfeEpwZ"
+
 // where in the file a record stands.
 type where int
 
@@ -159,8 +163,15 @@ func (s show) print(r io.ReaderAt, name string, out *bufio.Writer) error {
 	at := envelope
 	text := false // within the content
 	begun := true // at the beginning of a line
-	if s.envelope && s.from == 0 {
-		fmt.Fprintf(out, "*** ENVELOPE RECORDS %s ***\n", name)
+	var first [1]byte
+	if n, _ := r.ReadAt(first[:], 0); n > 0 && s.from == 0 {
+		if strings.IndexByte(envelopeTypes, first[0]) < 0 {
+			s.warn("%s: input is not a valid queue file", name)
+			return nil
+		}
+		if s.envelope {
+			fmt.Fprintf(out, "*** ENVELOPE RECORDS %s ***\n", name)
+		}
 	}
 	for jumps := 0; ; {
 		t, data, offset, err := w.Next()

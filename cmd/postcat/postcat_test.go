@@ -100,3 +100,14 @@ func TestPointers(t *testing.T) {
 		t.Errorf("%d %s %.200s", code, errs, out)
 	}
 }
+
+// What is no queue file is passed over, and an empty one shows nothing.
+func TestNoQueueFile(t *testing.T) {
+	dir, file := house(t)
+	for text, want := range map[string]string{"": "", "garbage\n": "postcat: warning: " + file + ": input is not a valid queue file\n"} {
+		os.WriteFile(file, []byte(text), 0o600)
+		if out, errs, code := call(dir, file); out != "" || errs != want || code != 0 {
+			t.Errorf("%q: %d %q %q", text, code, out, errs)
+		}
+	}
+}
