@@ -80,15 +80,20 @@ func (d *Decoder) SearchArgs() *SearchArgs {
 		d.SP()
 		word = p.key()
 	}
+	p.keys(a, word)
+	return a
+}
+
+// keys reads the search keys, of the first of which the word was read.
+func (p *searchParser) keys(a *SearchArgs, word string) {
 	keys := []SearchKey{p.search(word, 0)}
-	for d.err == nil && d.MoreArgs() {
+	for p.err == nil && p.MoreArgs() {
 		keys = append(keys, p.search(p.key(), 0))
 	}
 	a.Key = SearchKey{Op: SearchAnd, Keys: keys}
 	if len(keys) == 1 {
 		a.Key = keys[0]
 	}
-	return a
 }
 
 func (p *searchParser) returnOpts(a *SearchArgs) {

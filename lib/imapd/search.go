@@ -2,7 +2,6 @@ package imapd
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -274,8 +273,7 @@ func (t *candidate) close() {
 	}
 }
 
-// find calls hit for each message that fits, in order. SORT and THREAD can build
-// on it.
+// find calls hit for each message that fits, in order.
 func (s *session) find(c *condition, hit func(pos int, m *store.Message, sum *message.Summary)) error {
 	v := s.box.view
 	if c.cost == byRecord {
@@ -331,16 +329,8 @@ func (c *condition) possible(t *candidate) bool {
 func (s *session) search(uid bool) {
 	start := time.Now()
 	a := s.dec.SearchArgs()
-	if s.dec.CRLF(); !s.dec.OK() {
-		return
-	}
-	s.syncBut(false, nil)
-	c, err := s.compile(&a.Key, a.Charset)
-	if _, ok := message.Charset(a.Charset); !ok {
-		err = errCharset
-	}
-	if err != nil {
-		s.BAD(err.Error())
+	c, ok := s.program(a)
+	if !ok {
 		return
 	}
 	var found imap.SeqSet // sequence numbers or UIDs
@@ -349,11 +339,8 @@ func (s *session) search(uid bool) {
 	if plain {
 		s.Raw("* SEARCH")
 	}
-	err = s.find(&c, func(pos int, m *store.Message, _ *message.Summary) {
-		n := uint32(pos + 1)
-		if uid {
-			n = uint32(m.UID)
-		}
+	err := s.find(&c, func(pos int, m *store.Message, _ *message.Summary) {
+		n := number(uid, pos, m)
 		count++
 		modseq = max(modseq, m.ModSeq)
 		if plain {
@@ -379,8 +366,7 @@ func (s *session) search(uid bool) {
 	if !plain {
 		s.esearch(a, uid, found, count, modseq, asked)
 	}
-	s.syncBut(uid, nil)
-	s.OK(fmt.Sprintf("Completed (%d msgs in %.3f secs)", count, time.Since(start).Seconds()))
+	s.searched(uid, count, start)
 }
 
 func usesModSeq(k *imap.SearchKey) bool {

@@ -437,6 +437,10 @@ func messageCommands(name string) (func(*session), bool) {
 		return (*session).expunge, true
 	case "SEARCH":
 		return func(s *session) { s.search(false) }, true
+	case "SORT":
+		return func(s *session) { s.sort(false) }, true
+	case "THREAD":
+		return func(s *session) { s.thread(false) }, true
 	case "FETCH":
 		return func(s *session) { s.fetch(false) }, true
 	case "STORE":
@@ -468,6 +472,10 @@ func (s *session) uid() {
 		s.store(true)
 	case "SEARCH":
 		s.search(true)
+	case "SORT":
+		s.sort(true)
+	case "THREAD":
+		s.thread(true)
 	case "COPY":
 		s.copy(true, false)
 	case "MOVE":
