@@ -82,6 +82,8 @@ func Main(_ context.Context, c *cli.Cmd) error {
 		}
 	case "conf-lint":
 		return lint(out, conf, o.services)
+	case "conf-check": // the peer has no such command, and so the usage does not tell of it
+		return check(out, conf, o.services)
 	case "version":
 		fmt.Fprintf(out, "Cyrus IMAP %s\n", version)
 	default:
@@ -164,18 +166,40 @@ func printOption(out io.Writer, opt imapdconf.Option, value string, since uint32
 
 // lint prints the lines that mean nothing to anybody.
 func lint(out io.Writer, conf *imapdconf.Config, file string) error {
-	lines, err := cyrusconf.Load(file)
+	services, err := serviceNames(file)
 	if err != nil {
-		return cli.Exit(cli.Config, "%w", err)
-	}
-	var services []string
-	for _, s := range lines.Services {
-		services = append(services, s.Name)
+		return err
 	}
 	for _, s := range inCyrusOrder(conf.Unknown(services)) {
 		fmt.Fprintf(out, "%s: %s\n", s.Key, s.Value)
 	}
 	return nil
+}
+
+// check prints each line that is not obeyed, with its place: unknown, deprecated, or
+// not acted on.
+func check(out io.Writer, conf *imapdconf.Config, file string) error {
+	services, err := serviceNames(file)
+	if err != nil {
+		return err
+	}
+	for _, w := range conf.Warnings(services...) {
+		fmt.Fprintln(out, w)
+	}
+	return nil
+}
+
+// serviceNames are those of cyrus.conf.
+func serviceNames(file string) ([]string, error) {
+	lines, err := cyrusconf.Load(file)
+	if err != nil {
+		return nil, cli.Exit(cli.Config, "%w", err)
+	}
+	names := []string{}
+	for _, s := range lines.Services {
+		names = append(names, s.Name)
+	}
+	return names, nil
 }
 
 // inCyrusOrder puts lines in the order in which Cyrus' table of other settings

@@ -175,6 +175,23 @@ func TestConf(t *testing.T) {
 	}
 }
 
+// Every line that is not obeyed is told of, with its place.
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	name, services := filepath.Join(dir, "imapd.conf"), filepath.Join(dir, "cyrus.conf")
+	os.WriteFile(name, []byte(base+"admins: cyrus\nimap_timeout: 40\nimap_foo: x\nallowanonymouslogin: no\nautocreatequota: 5\n"+
+		"sasl_pwcheck_method: saslauthd\nsasl_mech_list: PLAIN\nmetapartition-default: /m\nimap_auditlog: yes\n"), 0o644)
+	os.WriteFile(services, []byte("SERVICES {\n  imap cmd=\"imapd\" listen=\"imap\"\n}\n"), 0o644)
+	out, errs, code := ours("-C", name, "-M", services, "conf-check")
+	want := "F: line 5: unknown option 'imap_foo'\nF: line 6: option 'allowanonymouslogin' is not acted on\n" +
+		"F: line 7: Option 'autocreatequota' is deprecated in favor of 'autocreate_quota' since version 2.5.0.\n" +
+		"F: line 8: option 'sasl_pwcheck_method' is not acted on\nF: line 10: option 'metapartition-default' is not acted on\n" +
+		"F: line 11: option 'auditlog' is not acted on\n"
+	if got := strings.ReplaceAll(out, name, "F"); got != want || errs != "" || code != 0 {
+		t.Errorf("%d %s\n%s", code, errs, got)
+	}
+}
+
 func TestProc(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "imapd.conf")

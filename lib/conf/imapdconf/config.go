@@ -250,6 +250,8 @@ func (c *Config) Warnings(services ...string) []Warning {
 		switch {
 		case !ok && l.key != "maillog_file" && !c.known(l.key, services, true): // that one is ours
 			warn("unknown option '%s'", l.key)
+		case !ok && !obeyedOther(l.key):
+			warn("option '%s' is not acted on", l.key)
 		case !ok:
 		case o.Deprecated != "" && o.Preferred != "":
 			warn("Option '%s' is deprecated in favor of '%s' since version %s.", o.Name, o.Preferred, o.Deprecated)
@@ -260,6 +262,21 @@ func (c *Config) Warnings(services ...string) []Warning {
 		}
 	}
 	return list
+}
+
+// obeyedOther reports whether our programs obey a key that is no option, behind a
+// service's name, too: the partitions, the file of the log, and what there is of SASL.
+func obeyedOther(key string) bool {
+	for {
+		if strings.HasPrefix(key, "partition-") || key == "sasl_mech_list" || key == "sasl_sasldb_path" || key == "maillog_file" {
+			return true
+		}
+		_, rest, ok := strings.Cut(key, "_")
+		if !ok {
+			return false
+		}
+		key = rest
+	}
 }
 
 // Unknown lists the lines that conf-lint shows: no option under any of these

@@ -127,7 +127,7 @@ func TestInclude(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "imapd.conf")
 	os.WriteFile(name, []byte("configdirectory: /x\n@include: more.conf\nfoo: bar\n"), 0o644)
-	os.WriteFile(filepath.Join(dir, "more.conf"), []byte("\nadmins: inc\nbaz: 1\nallownewnews: yes\nautocreatequota: 3\nsasl_x: y\nlmtp_timeout: 3\n"), 0o644)
+	os.WriteFile(filepath.Join(dir, "more.conf"), []byte("\nadmins: inc\nbaz: 1\nallownewnews: yes\nautocreatequota: 3\nsasl_mech_list: y\nlmtp_timeout: 3\n"), 0o644)
 	c, err := Load(name)
 	if err != nil {
 		t.Fatal(err)
