@@ -8,14 +8,3 @@ func ActedOn(name string) bool {
 	i := sort.SearchStrings(acted[:], name)
 	return i < len(acted) && acted[i] == name
 }
-
-// NotActedOn are the settings of this Config that are known and not obeyed.
-func (c *Config) NotActedOn() []Entry {
-	var list []Entry
-	for _, e := range c.entries {
-		if _, known := Find(e.Name); known && !ActedOn(e.Name) {
-			list = append(list, e)
-		}
-	}
-	return list
-}

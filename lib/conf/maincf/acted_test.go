@@ -48,14 +48,16 @@ func readNames(t *testing.T) []string {
 	t.Helper()
 	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9]+)"|"([A-Za-z0-9]+_[A-Za-z0-9_]+)"`)
 	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
-	client := regexp.MustCompile(`\bp\s*\+\s*"([a-z][a-z0-9_]+)"`) // p is "smtp_" or "lmtp_"
+	client := regexp.MustCompile(`\bp\s*\+\s*"([a-z][A-Za-z0-9_]+)"`) // p is "smtp_" or "lmtp_"
 	found := map[string]bool{}
 	add := func(name string) {
 		if _, ok := Find(name); ok {
 			found[name] = true
 		}
 	}
+	label := regexp.MustCompile(`(?m)^\s*case ".*$`) // words of other files and protocols
 	sources(t, func(_ string, text []byte) {
+		text = label.ReplaceAll(text, nil)
 		for _, m := range full.FindAllSubmatch(text, -1) {
 			add(string(slices.Concat(m[1], m[2])))
 		}
