@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -158,7 +159,7 @@ func (k *child) await(ended <-chan error) error {
 	}
 	select {
 	case err := <-ended:
-		if err != nil && err != context.Canceled {
+		if err != nil && !errors.Is(err, context.Canceled) { // or it was told to end while it waited for something
 			return k.fail(err)
 		}
 	case <-time.After(StopGrace):
