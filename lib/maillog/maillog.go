@@ -98,19 +98,24 @@ const pidBits = 22
 
 var slots slotSet
 
-// slotSet hands out the least free number from 1 up.
+// resting is how many numbers must be free before one is used again. During a
+// reload two processes may write the log, and the last line of a session then
+// comes a moment after the first of the next.
+const resting = 64
+
+// slotSet hands out numbers from 1 up, and again those that have been free longest.
 type slotSet struct {
 	mu   sync.Mutex
-	free []int // a heap would be finer; order does not matter to readers
+	free []int
 	next int
 }
 
 func (s *slotSet) take() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := len(s.free); n > 0 {
-		slot := s.free[n-1]
-		s.free = s.free[:n-1]
+	if len(s.free) > resting {
+		slot := s.free[0]
+		s.free = s.free[1:]
 		return slot
 	}
 	s.next++

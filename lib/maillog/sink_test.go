@@ -166,9 +166,16 @@ func TestSessionNumbers(t *testing.T) {
 		done() // harmless
 	}
 	s, done := l.Session()
-	defer done()
 	if !seen[s.Number()] {
 		t.Error("numbers are not given back")
+	}
+	done()
+	for range resting {
+		next, done := l.Session()
+		defer done()
+		if next.Number() == s.Number() {
+			t.Fatalf("[%d] is used again at once", s.Number())
+		}
 	}
 }
 
