@@ -225,3 +225,28 @@ func TestFileHasDate(t *testing.T) {
 	must(t, err)
 	equal(t, "syncs", syncs, 2)
 }
+
+// TestFailedSyncOfCur: after a failed sync nobody knows what the disk has: the next one
+// to lock the mailbox verifies it.
+func TestFailedSyncOfCur(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	m := f.mailbox("user.bob")
+	f.append(m, letter(1))
+	fail := true
+	f.Store.conf.Fault = func(s string) error {
+		if s == "sync" && fail {
+			fail = false
+			return unix.EIO
+		}
+		return nil
+	}
+	ceiling := m.b.state.Load().meta.modCeiling
+	if err := f.deliver("user.bob", letter(2)); !errors.Is(err, unix.EIO) {
+		t.Errorf("delivered: %v", err)
+	}
+	f.append(m, letter(3))
+	if st := f.view(m).Status(); st.HighestModSeq < ceiling {
+		t.Errorf("not verified: %+v", st)
+	}
+}
