@@ -169,6 +169,8 @@ func (p *submission) recipient(t queue.Type, data []byte) error {
 		p.next.Address = address.Parse(string(data))
 		p.rcpts = append(p.rcpts, p.next)
 		p.next = agent.Recipient{}
+	case queue.TypeDone, queue.TypeCanceled: // has it, or was taken off: what was said before is about him
+		p.next = agent.Recipient{}
 	case queue.TypeOrigRcpt:
 		p.next.Original = address.Parse(string(data))
 	case queue.TypeDSNOrcpt:
