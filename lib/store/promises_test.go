@@ -250,3 +250,19 @@ func TestFailedSyncOfCur(t *testing.T) {
 		t.Errorf("not verified: %+v", st)
 	}
 }
+
+// TestThreeWays: a flag that we took away, while the name still has it, does not come
+// back when others change another letter.
+func TestThreeWays(t *testing.T) {
+	f := newFixture(t)
+	f.create("user.bob")
+	m := f.mailbox("user.bob")
+	f.append(m, letter(1))
+	f.change(m, SetOf(1), FlagOp{Flags: FlagSeen})
+	f.pass(10 * time.Second)
+	f.change(m, SetOf(1), FlagOp{Mode: RemoveFlags, Flags: FlagSeen})
+	name := f.files("user.bob", "cur")[0]
+	must(t, os.Rename(f.path("user.bob", "cur", name), f.path("user.bob", "cur", name[:len(name)-1]+"FS")))
+	m.b.lookSoon()
+	equal(t, "flags", f.view(m).At(0).Flags, FlagFlagged)
+}
