@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,6 +44,10 @@ func (k *child) begin(ctx context.Context, c *cli.Cmd, d Daemon) (*Env, error) {
 		}
 	} else if o, err = parseOptions(c, d.Family); err != nil {
 		return nil, err
+	} else if d.Family == Postfix && o.config == "" {
+		// Whoever runs qmgr only to see what it is must not find it at work on the
+		// system's queue.
+		return nil, errors.New("do not run this command by hand")
 	}
 	env := &Env{Program: d.Program, ByHand: !inherited, child: k}
 	k.env = env
