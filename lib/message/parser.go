@@ -9,7 +9,7 @@ import (
 // Limits on what a stranger's message may make us remember. Beyond them octets
 // are still counted and served; they are only no longer looked into.
 const (
-	maxDepth    = 100       // multiparts and messages within each other
+	maxDepth    = 128       // multiparts and messages within each other
 	maxParts    = 10_000    // parts of one message
 	maxHeader   = 512 << 10 // octets of one header that are read for meaning
 	maxBoundary = 1000      // octets of a boundary line

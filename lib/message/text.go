@@ -244,32 +244,61 @@ func (d *qpReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// decode takes what can be decided from in; an "=" near the end waits for more.
+// decode takes what can be decided from in: an "=" near the end waits for more,
+// and so does white space, which is none of the text at the end of a line (rule 3).
 func (d *qpReader) decode(out []byte) []byte {
 	in := d.in
 	for len(in) > 0 {
-		i := bytes.IndexByte(in, '=')
+		i := bytes.IndexAny(in, "=\n")
 		if i < 0 {
-			out, in = append(out, in...), nil
+			n := len(bytes.TrimRight(in, " \t\r"))
+			if d.err != nil {
+				out, in = append(out, bytes.TrimRight(in, " \t")...), nil
+			} else if n == 0 && len(in) == len(d.buf) { // no end in sight
+				out, in = append(out, in...), nil
+			} else {
+				out, in = append(out, in[:n]...), in[n:]
+			}
 			break
+		}
+		if in[i] == '\n' {
+			text, crlf := bytes.CutSuffix(in[:i], []byte{'\r'})
+			out = append(out, bytes.TrimRight(text, " \t")...)
+			if crlf {
+				out = append(out, '\r')
+			}
+			out, in = append(out, '\n'), in[i+1:]
+			continue
 		}
 		out, in = append(out, in[:i]...), in[i:]
-		if len(in) < 3 && d.err == nil {
+		var ok bool
+		if out, in, ok = d.escape(out, in); !ok {
 			break
-		}
-		switch {
-		case len(in) >= 3 && unhex(in[1]) < 16 && unhex(in[2]) < 16:
-			out, in = append(out, unhex(in[1])<<4|unhex(in[2])), in[3:]
-		case len(in) >= 3 && in[1] == '\r' && in[2] == '\n':
-			in = in[3:]
-		case len(in) >= 2 && in[1] == '\n':
-			in = in[2:]
-		default:
-			out, in = append(out, '='), in[1:]
 		}
 	}
 	d.in = in
 	return out
+}
+
+// escape takes the "=" at the start of in and what belongs to it: two digits, or
+// the end of a line, of which only the part before it counts. It reports false
+// if more must be read first.
+func (d *qpReader) escape(out, in []byte) (_, rest []byte, ok bool) {
+	if len(in) >= 3 && unhex(in[1]) < 16 && unhex(in[2]) < 16 {
+		return append(out, unhex(in[1])<<4|unhex(in[2])), in[3:], true
+	}
+	after := bytes.TrimLeft(in[1:], " \t")
+	if rest, ok := bytes.CutPrefix(bytes.TrimPrefix(after, []byte{'\r'}), []byte{'\n'}); ok {
+		return out, rest, true
+	}
+	undecided := len(in) < 3 || len(after) == 0 || len(after) == 1 && after[0] == '\r'
+	if undecided && d.err == nil && len(in) < len(d.buf) {
+		return out, in, false
+	}
+	if len(after) == 0 && d.err != nil {
+		return out, nil, true
+	}
+	return append(out, '='), in[1:], true
 }
 
 // Matcher looks for a text without regard to case and line ends, as SEARCH does.

@@ -33,7 +33,13 @@ func TestDecoder(t *testing.T) {
 		e        Encoding
 		in, want string
 	}{
-		{QuotedPrintable, "a=3Db=\r\nc=\nd = e=X=", "a=bcd = e=X="},
+		{QuotedPrintable, "a=3Db=\r\nc=\nd = e=X=", "a=bcd = e=X"},
+		{QuotedPrintable, "a b  \r\nc=20 \t\nd = \r\ne=\t\nf  ", "a b\r\nc \nd ef"},
+		{QuotedPrintable, "  \r\n\t=20\r\n=4\r\n= 4=", "\r\n\t \r\n=4\r\n= 4"},
+		{QuotedPrintable, "=\r", "=\r"},
+		{QuotedPrintable, "x" + strings.Repeat(" ", 4000) + "\r\ny", "x\r\ny"},
+		{QuotedPrintable, "x" + strings.Repeat(" ", 9000) + "y=", "x" + strings.Repeat(" ", 9000) + "y"},
+		{QuotedPrintable, "=" + strings.Repeat(" ", 9000) + "y", "=" + strings.Repeat(" ", 9000) + "y"},
 		{QuotedPrintable, strings.Repeat("x", 5000) + "=41", strings.Repeat("x", 5000) + "A"},
 		{Base64, "aGVs\r\nbG8=", "hello"},
 		{Base64, "aGVsbG8", "hello"},
