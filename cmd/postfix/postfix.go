@@ -96,6 +96,7 @@ func newScript(c *cli.Cmd, conf *maincf.Config) (*script, error) {
 		Prefixes: conf.List("maillog_file_prefixes"),
 		Socket:   filepath.Join(s.queue, "public", "postlog"),
 		Facility: conf.String("syslog_facility"),
+		Host:     conf.String("myhostname"),
 	})
 	if err != nil {
 		return nil, err

@@ -113,6 +113,7 @@ func open(c *cli.Cmd, dir, tag string) (*maillog.Logger, string, error) {
 		Prefixes: conf.List("maillog_file_prefixes"),
 		Socket:   filepath.Join(conf.String("queue_directory"), "public", conf.String("postlog_service_name")),
 		Facility: conf.String("syslog_facility"),
+		Host:     conf.String("myhostname"),
 	})
 	if err != nil {
 		return nil, "", err

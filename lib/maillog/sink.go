@@ -29,6 +29,10 @@ type Config struct {
 	Facility string
 	// Device is where syslog listens, "/dev/log" if empty.
 	Device string
+	// Host is the host in the lines of File, of which the first label is shown: as
+	// Postfix does it, myhostname. Empty: the machine's name. (To syslog no host is
+	// said: the syslog daemon knows where it runs.)
+	Host string
 }
 
 // Open returns the sink of a process. It fails only if the configuration makes no
@@ -52,6 +56,9 @@ func Open(c Config) (Sink, error) {
 		return nil, fmt.Errorf("maillog_file value '%s' does not match any prefix in maillog_file_prefixes", c.File)
 	}
 	file := NewFile(c.File)
+	if c.Host != "" {
+		file.host, _, _ = strings.Cut(c.Host, ".")
+	}
 	_ = file.Reopen() // while we have the rights
 	if c.Socket == "" {
 		return file, nil

@@ -41,6 +41,23 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestHost: the host of a line is the first label of the name that was given, in the
+// file and on the way to postlogd.
+func TestHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mail.log")
+	for _, socket := range []string{"", filepath.Join(t.TempDir(), "nobody")} {
+		s, err := Open(Config{File: path, Socket: socket, Host: "mx.here.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Log(at, Info, "a", 1, "hello")
+	}
+	line := "Jan  5 10:00:00 mx a[1]: hello\n"
+	if got := read(t, path); got != line+line {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestPrefixes: a prefix is a path, not a beginning of a name; and it may be the
 // file itself, as the default "/var, /dev/stdout" says.
 func TestPrefixes(t *testing.T) {

@@ -104,6 +104,7 @@ func runPostfix(ctx context.Context, c *cli.Cmd, o postfixOptions) error {
 		Prefixes: conf.List("maillog_file_prefixes"),
 		Socket:   "public/postlog",
 		Facility: conf.String("syslog_facility"),
+		Host:     conf.String("myhostname"),
 	})
 	if err != nil {
 		return err

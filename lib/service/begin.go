@@ -122,6 +122,7 @@ func (e *Env) loadPostfix(c *cli.Cmd, o options) error {
 			Prefixes: conf.List("maillog_file_prefixes"),
 			Socket:   "public/postlog",
 			Facility: conf.String("syslog_facility"),
+			Host:     conf.String("myhostname"),
 		}
 		if e.Program == "postlogd" {
 			config.Socket = "" // it would talk to itself

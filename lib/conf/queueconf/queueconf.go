@@ -39,6 +39,7 @@ func LogAs(conf *maincf.Config, program, shown string, stderr io.Writer) *maillo
 		Prefixes: conf.List("maillog_file_prefixes"),
 		Socket:   conf.String("queue_directory") + "/public/postlog",
 		Facility: conf.String("syslog_facility"),
+		Host:     conf.String("myhostname"),
 	})
 	if err != nil {
 		sink = nil
