@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"angarium/lib/cli"
 	"angarium/lib/mailbox"
@@ -23,6 +24,7 @@ type job struct {
 	dry       bool // -n
 	quiet     bool // -q
 	partition string
+	tool      *storetool.Tool
 }
 
 // Main is reconstruct.
@@ -30,12 +32,13 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	file := c.String('C', "config-file", "")
 	j := &job{c: c}
 	recursive, find, users, dry, quiet := c.Bool('r'), c.Bool('f'), c.Bool('u'), c.Bool('n'), c.Bool('q')
+	paths := c.Bool('P')
 	partition := c.String('p', "partition", "")
 	list, list2 := c.Bool('m'), c.Bool('d')
 	// Accepted, since scripts give them: what they ask for is always done, or
 	// has no meaning in this store. See reconstruct(8).
-	for _, letter := range "xskgGRIUoOM" {
-		c.Bool(byte(letter))
+	for _, letter := range []byte("xskgGRIUoOM") {
+		c.Bool(letter)
 	}
 	c.String('V', "version", "")
 	args, err := c.Parse()
@@ -48,11 +51,15 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 		return err
 	}
 	t.Store.Log = maillog.New(maillog.ToWriter(c.Stderr), t.Log.Tag())
-	j.ns = t.Namespace
+	j.ns, j.tool = t.Namespace, t
 	if j.st, err = store.Open(ctx, t.Store); err != nil {
 		return cli.Exit(cli.TempFail, "%v", err)
 	}
-	err = j.run(ctx, args, *list || *list2)
+	if *paths {
+		err = j.addFolders(ctx, args)
+	} else {
+		err = j.run(ctx, args, *list || *list2)
+	}
 	return errors.Join(err, j.st.Close())
 }
 
@@ -140,10 +147,36 @@ func (j *job) findOnDisk(ctx context.Context, arg string) error {
 		}
 		under = n
 	}
-	added, err := j.st.AddFound(ctx, under)
-	for _, n := range added {
+	added, err := j.st.AddFound(ctx, func(n mailbox.Name) bool { return under == "" || n == under || n.Under(under) })
+	for _, e := range added {
 		if !j.quiet {
-			j.c.Infof("found %s", j.ns.External(n))
+			j.c.Printf("discovered %s\n", j.ns.External(e.Name))
+		}
+	}
+	return err
+}
+
+// addFolders adds the mailboxes of these folders to the list, and does nothing else: -P.
+func (j *job) addFolders(ctx context.Context, paths []string) error {
+	wanted := map[mailbox.Name]bool{}
+	for _, path := range paths {
+		path = strings.TrimSuffix(path, "/.mailbox") // as Cyrus takes a cyrus.header
+		n, err := j.tool.FromFolder(path)
+		if errors.Is(err, mailbox.ErrBad) {
+			j.c.Printf("Can not resolve path '%s'\n", path)
+			continue
+		} else if err != nil {
+			return err
+		}
+		wanted[n] = true
+	}
+	if j.dry || len(wanted) == 0 {
+		return nil
+	}
+	added, err := j.st.AddFound(ctx, func(n mailbox.Name) bool { return wanted[n] })
+	for _, e := range added {
+		if !j.quiet {
+			j.c.Printf("created mbentry for %s (%s)\n", e.Name, e.ID)
 		}
 	}
 	return err

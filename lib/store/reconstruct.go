@@ -167,15 +167,15 @@ func (s *Store) reachable(partition string) bool {
 	return ok && noVolume(path) == nil
 }
 
-// AddFound puts mailboxes into the list that lie on a partition, at or below a
-// name, and are not in it. One whose uniqueid another mailbox has is a copy made
-// by hand, and gets an id of its own.
-func (s *Store) AddFound(ctx context.Context, under mailbox.Name) (added []mailbox.Name, err error) {
+// AddFound puts mailboxes into the list that lie on a partition, are wanted, and
+// are not in it. One whose uniqueid another mailbox has is a copy made by hand,
+// and gets an id of its own.
+func (s *Store) AddFound(ctx context.Context, wanted func(mailbox.Name) bool) (added []Entry, err error) {
 	for e, err := range s.scan(ctx) {
 		if err != nil {
 			return added, err
 		}
-		if e.Name != under && !e.Name.Under(under) && under != "" {
+		if !wanted(e.Name) {
 			continue
 		}
 		if _, err := s.list.get(ctx, e.Name); !errors.Is(err, ErrNotFound) {
@@ -201,7 +201,7 @@ func (s *Store) AddFound(ctx context.Context, under mailbox.Name) (added []mailb
 		if err != nil {
 			return added, err
 		}
-		added = append(added, e.Name)
+		added = append(added, e)
 	}
 	return added, nil
 }

@@ -26,6 +26,13 @@ func (s *Store) userFile(userid, ext string) (dir, name string, err error) {
 	return filepath.Join(s.conf.ConfigDirectory, "user", strings.ToLower(userid[:1])), userid + ext, nil
 }
 
+// UserFiles is where a user's own files begin: with an ending such as ".sub" it
+// is the path of one of them.
+func (s *Store) UserFiles(userid string) (string, error) {
+	dir, name, err := s.userFile(userid, "")
+	return filepath.Join(dir, name), err
+}
+
 // Subscribed lists a user's subscriptions.
 func (s *Store) Subscribed(_ context.Context, userid string) ([]mailbox.Name, error) {
 	dir, name, err := s.userFile(userid, ".sub")

@@ -7,7 +7,10 @@ package storetool
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"angarium/lib/cli"
@@ -87,4 +90,29 @@ func Become(conf *imapdconf.Config) error {
 		err = os.NewSyscallError("setgroups", syscall.Setgroups(groups))
 	}
 	return errors.Join(err, os.NewSyscallError("setgid", syscall.Setgid(u.GID)), os.NewSyscallError("setuid", syscall.Setuid(u.UID)))
+}
+
+// FromFolder is the mailbox whose folder it is, in the list or not; symbolic links
+// may lead there. What can be no mailbox's folder is mailbox.ErrBad.
+func (t *Tool) FromFolder(path string) (mailbox.Name, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	path, err = filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", mailbox.ErrBad
+	} else if err != nil {
+		return "", err
+	}
+	for _, root := range t.Store.Partitions {
+		root, err := filepath.EvalSymlinks(root)
+		if err != nil {
+			continue // a disk that is not mounted has no folders
+		}
+		if below, ok := strings.CutPrefix(path, root+"/"); ok {
+			return mailbox.FromPath(below)
+		}
+	}
+	return "", mailbox.ErrBad
 }
