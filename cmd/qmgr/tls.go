@@ -124,7 +124,15 @@ func (s *sitePolicies) parse(value string) (smtpagent.Policy, error) {
 		return smtpagent.Policy{}, fmt.Errorf("no security level in %q", value)
 	}
 	policy := smtpagent.Policy{Level: strings.ToLower(words[0]), SNI: s.conf.String(s.p + "tls_servername")}
-	match := map[string]string{"verify": "verify_cert_match", "secure": "secure_cert_match", "fingerprint": "fingerprint_cert_match"}[policy.Level]
+	match := ""
+	switch policy.Level {
+	case "verify":
+		match = s.p + "tls_verify_cert_match"
+	case "secure":
+		match = s.p + "tls_secure_cert_match"
+	case "fingerprint":
+		match = s.p + "tls_fingerprint_cert_match"
+	}
 	seps := ":| \t,\n"
 	if policy.Level == "fingerprint" { // these have colons themselves
 		seps = "| \t,\n"
@@ -133,7 +141,7 @@ func (s *sitePolicies) parse(value string) (smtpagent.Policy, error) {
 		return strings.FieldsFunc(v, func(r rune) bool { return strings.ContainsRune(seps, r) })
 	}
 	if match != "" {
-		policy.Match = split(s.conf.String(s.p + "tls_" + match))
+		policy.Match = split(s.conf.String(match))
 	}
 	if !slices.Contains([]string{"none", "may", "encrypt", "verify", "secure", "fingerprint"}, policy.Level) {
 		return policy, fmt.Errorf("invalid security level %q", words[0])

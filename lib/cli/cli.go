@@ -137,6 +137,10 @@ func (c *Cmd) Getopt(spec string) (letter byte, arg string, ok bool, err error) 
 	return letter, arg, true, nil
 }
 
+// Spec is what the command asks for, in the manner of getopt(3); "" if it has not
+// looked at its options yet.
+func (c *Cmd) Spec() string { return strings.TrimLeft(strings.TrimSuffix(c.letters, " "), "+") }
+
 // Rest are the arguments that Getopt has not looked at yet; none in the midst of
 // joined letters. With Skip, a command can take an argument that getopt can't read.
 func (c *Cmd) Rest() []string {

@@ -48,7 +48,7 @@ func readNames(t *testing.T) []string {
 	t.Helper()
 	full := regexp.MustCompile(`\w\(\s*"([A-Za-z0-9]+)"|"([A-Za-z0-9]+_[A-Za-z0-9_]+)"`)
 	suffix := regexp.MustCompile(`\+\s*"(_[A-Za-z0-9_]+)"|Transport\w*\([^"()]+,\s*"([a-z_]+)"|\w\(\s*"(_[A-Za-z0-9_]+)"`)
-	client := regexp.MustCompile(`\bp\s*\+\s*"([a-z][A-Za-z0-9_]+)"`) // p is "smtp_" or "lmtp_"
+	client := regexp.MustCompile(`\b(?:s\.)?p\s*\+\s*"([a-z][A-Za-z0-9_]+)"`) // p is "smtp_" or "lmtp_"
 	found := map[string]bool{}
 	add := func(name string) {
 		if _, ok := Find(name); ok {
