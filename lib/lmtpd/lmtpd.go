@@ -216,6 +216,11 @@ func (s *session) Data(context.Context) smtp.Reply { return smtp.Reply{} }
 
 func (s *session) Reset() { s.from, s.rcpts = "", nil }
 
+// Rset names the session, as Cyrus does.
+func (s *session) Rset() smtp.Reply {
+	return smtp.Replyf(250, "2.0.0", "Ok SESSIONID=<"+s.id+">")
+}
+
 func (s *session) End(smtp.End) {}
 
 // Content takes the message: once to disk, then a link for each recipient.

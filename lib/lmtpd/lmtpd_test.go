@@ -148,7 +148,7 @@ func TestManyErrors(t *testing.T) {
 		l.say(c[0], c[1])
 	}
 	for range 120 {
-		l.say("NOOP", "250 2.0.0 Ok")
+		l.say("NOOP", "250 2.0.0 ok")
 	}
 	l.say("MAIL FROM:<a@b>", "250 2.1.0 ok")
 	l.say("MAIL FROM:<a@b>", "503 5.5.1 Nested MAIL command")
@@ -166,6 +166,16 @@ func TestDialogue(t *testing.T) {
 	l := newLMTP(t, nil)
 	l.say("LHLO me.test", hello)
 	l.say("VRFY u1", "252 2.3.3 try RCPT to attempt delivery")
+	for _, c := range [][2]string{
+		{"STARTTLS", "500 5.5.2 Syntax error"}, {"RSET x", "500 5.5.2 Syntax error"}, {"RSET", "250 2.0.0 Ok SESSIONID=<ID>"},
+		{"MAIL FROM:a@b", "501 5.5.4 Syntax error in parameters"}, {"MAIL FROM:<a@b", "501 5.5.4 Syntax error in parameters"},
+		{"MAIL FROM:<a@b> SIZE=x", "501 5.5.2 SIZE requires a value"}, {"MAIL FROM:<a@b> FOO=BAR", "501 5.5.4 Unrecognized parameters"},
+		{"MAIL FROM:<a@b> BODY=BINARYMIME", "501 5.5.4 Unrecognized BODY type"}, {"MAIL FROM:<>", "250 2.1.0 ok"},
+		{"RCPT TO:u1", "501 5.5.4 Syntax error in parameters"}, {"RCPT TO:<u1", "501 5.5.4 Syntax error in parameters"},
+		{"RCPT TO:<u1> FOO", "501 5.5.4 Unrecognized parameters"}, {"RSET", "250 2.0.0 Ok SESSIONID=<ID>"},
+	} {
+		l.say(c[0], c[1])
+	}
 	l.say("MAIL FROM:<a@there.test>", "250 2.1.0 ok")
 	l.say("RCPT TO:<nosuch>", nobody)
 	l.say("RCPT TO:<U1@anywhere.test>", "250 2.1.5 ok")
@@ -201,7 +211,7 @@ func TestDialogue(t *testing.T) {
 	if n := len(l.stored("user.u2")); n != 1 {
 		t.Errorf("a duplicate was stored: %d", n)
 	}
-	l.say("QUIT", "221 2.0.0 Bye")
+	l.say("QUIT", "221 2.0.0 bye")
 	for _, want := range []string{"Delivered: <1@there.test> to mailbox: user.u2",
 		"dupelim: eliminated duplicate message to user.u2 id <1@there.test> date Sun, 22 Nov 2026 10:00:00 +0000 (delivery)"} {
 		if !strings.Contains(l.log.String(), want) {

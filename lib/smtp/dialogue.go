@@ -247,7 +247,8 @@ func (c *Conn) known(v int, args string) bool {
 	case "RSET":
 		return c.doRset(args)
 	case "NOOP":
-		return c.ok(Reply{}, "250", "2.0.0", "Ok")
+		c.reply(c.words(Reply{250, "2.0.0", "Ok"}))
+		return true
 	case "VRFY":
 		return c.doVrfy(args)
 	case "ETRN":
@@ -257,7 +258,7 @@ func (c *Conn) known(v int, args string) bool {
 	case "AUTH":
 		return c.doAuth(args)
 	case "QUIT":
-		c.reply(Reply{221, "2.0.0", "Bye"})
+		c.reply(c.words(Reply{221, "2.0.0", "Bye"}))
 		c.closing = true
 		return true
 	}
@@ -509,7 +510,7 @@ func (c *Conn) doMail(args string) bool {
 		return c.fail(Reply{501, "5.5.4", "Syntax: MAIL FROM:<address>"})
 	}
 	m := Mail{Raw: path}
-	if ok {
+	if ok = ok && !c.bare(path); ok {
 		if m.From, ok = parsePath(path, c.srv.StrictRFC821); !ok {
 			c.odd(OddAddress, "MAIL", path)
 		}
@@ -539,6 +540,10 @@ func cutArg(args, word string) (path, params string, ok bool) {
 	return cutPath(strings.TrimLeft(args[len(word):], " \t"))
 }
 
+// bare reports whether an LMTP client left out the angle brackets. SMTP clients
+// have always been forgiven that; those of LMTP never did it.
+func (c *Conn) bare(path string) bool { return c.srv.LMTP && path[0] != '<' }
+
 // allowed are the extensions that a client may use here.
 func (c *Conn) allowed() allowed {
 	return allowed{DSN: !c.Discarded("dsn"), UTF8: !c.srv.NoSMTPUTF8 && !c.Discarded("smtputf8")}
@@ -556,7 +561,7 @@ func (c *Conn) doRcpt(args string) bool {
 		return c.fail(Reply{501, "5.5.4", "Syntax: RCPT TO:<address>"})
 	}
 	rcpt := Rcpt{Raw: path}
-	if ok {
+	if ok = ok && !c.bare(path); ok {
 		if rcpt.To, ok = parsePath(path, c.srv.StrictRFC821); !ok || rcpt.To.IsNull() {
 			c.odd(OddAddress, "RCPT", path)
 			ok = false
@@ -653,7 +658,11 @@ func (c *Conn) doRset(args string) bool {
 		return c.fail(Reply{501, "5.5.4", "Syntax: RSET"})
 	}
 	c.reset()
-	return c.ok(Reply{}, "250", "2.0.0", "Ok")
+	var r Reply
+	if s, ok := c.sess.(Resetter); ok {
+		r = s.Rset()
+	}
+	return c.ok(r, "250", "2.0.0", "Ok")
 }
 
 func (c *Conn) doVrfy(args string) bool {

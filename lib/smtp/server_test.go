@@ -413,17 +413,17 @@ func TestTooLarge(t *testing.T) {
 	srv.Size = 1000
 	sess := &testSession{}
 	out := talk(t, srv, sess, envelope+"DATA\r\n"+strings.Repeat("0123456789\r\n", 5000)+".\r\nNOOP\r\n")
-	if !strings.HasSuffix(out, "552 5.3.4 Error: message file too big\n250 2.0.0 Ok\n221 2.0.0 Bye\n") || len(sess.all) > 0 {
+	if !strings.HasSuffix(out, "552 5.3.4 Error: message file too big\n250 2.0.0 Ok\n221 2.0.0 bye\n") || len(sess.all) > 0 {
 		t.Error(out)
 	}
 	sess = &testSession{early: 10}
 	out = talk(t, testServer(), sess, envelope+"DATA\r\n"+strings.Repeat("0123456789\r\n", 5000)+".\r\nNOOP\r\n")
-	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n250 2.0.0 Ok\n221 2.0.0 Bye\n") {
+	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n250 2.0.0 Ok\n221 2.0.0 bye\n") {
 		t.Error(out)
 	}
 	sess = &testSession{early: 2}
 	out = talk(t, testServer(), sess, envelope+"BDAT 6\r\nabcdefBDAT 3 LAST\r\nabcNOOP\r\n")
-	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n551 5.0.0 Discarded 3 bytes after earlier error\n250 2.0.0 Ok\n221 2.0.0 Bye\n") {
+	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n551 5.0.0 Discarded 3 bytes after earlier error\n250 2.0.0 Ok\n221 2.0.0 bye\n") {
 		t.Error(out)
 	}
 }
@@ -434,7 +434,7 @@ func TestLMTP(t *testing.T) {
 	sess := &testSession{perRcpt: true, reject: map[string]Reply{"no@b.test": {550, "5.1.1", "User unknown"}}}
 	out := talk(t, srv, sess, "EHLO a\r\nLHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nRCPT TO:<no@b.test>\r\nRCPT TO:<c@b.test>\r\nDATA\r\nx\r\n.\r\n")
 	if !strings.HasPrefix(out, "220 mail.bench.test LMTP\n500 5.5.2 Syntax error\n250-mail.bench.test\n") ||
-		!strings.HasSuffix(out, "550 5.1.1 User unknown\n250 2.1.5 Ok\n354 go ahead\n250 2.1.5 <a@b.test> Ok\n250 2.1.5 <c@b.test> Ok\n221 2.0.0 Bye\n") {
+		!strings.HasSuffix(out, "550 5.1.1 User unknown\n250 2.1.5 Ok\n354 go ahead\n250 2.1.5 <a@b.test> Ok\n250 2.1.5 <c@b.test> Ok\n221 2.0.0 bye\n") {
 		t.Error(out)
 	}
 }

@@ -70,6 +70,9 @@ type Verifier interface {
 	Vrfy(ctx context.Context, arg string) Reply
 }
 
+// Resetter answers RSET in its own words.
+type Resetter interface{ Rset() Reply }
+
 // Turner answers ETRN (RFC 1985). Without it ETRN is not offered.
 type Turner interface {
 	Etrn(ctx context.Context, site string) Reply
