@@ -111,22 +111,22 @@ func deliver(ctx context.Context, log *maillog.Logger, o local.Options, req *dep
 		o.User.Home, o.User.Shell = "", ""
 	}
 	res := run(ctx, log, o, &one, f, nil)
-	if !isMailbox(res) {
+	if !local.WantsMailbox(res) {
 		return res
 	}
-	onward := res.Onward
 	o.NoForward = true
-	res = run(ctx, log, o, &one, f, spoolGroup(o.SpoolDir))
-	if res.Err == nil {
-		res.Onward = onward
+	box := run(ctx, log, o, &one, f, spoolGroup(o.SpoolDir))
+	switch {
+	case box.Err != nil && !dsn.Permanent(box.Err):
+		return box // all of it is done again
+	case dsn.Permanent(res.Err): // of another target; the sender hears of that
+		res.Text = ""
+		return res
+	case box.Err == nil:
+		box.Onward = res.Onward
 	}
-	return res
+	return box
 }
-
-// mailboxText is how ErrMailbox travels.
-var mailboxText = local.ErrMailbox.Error()
-
-func isMailbox(r agent.Result) bool { return r.Err != nil && r.Err.Error() == mailboxText }
 
 // spoolGroup is the group of a spool directory in which it may make files.
 func spoolGroup(dir string) []uint32 {

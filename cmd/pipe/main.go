@@ -75,13 +75,13 @@ func relayed(name string, results []agent.Result) []agent.Result {
 }
 
 func parse(s *service.Service) *line {
-	parsed, err := pipe.Parse(s.Args, s.Log.Warnf)
+	parsed, err := pipe.Parse(s.Args)
 	if err != nil {
 		return &line{err: err}
 	}
 	l := &line{options: pipe.Options{
 		Line: *parsed, Service: s.Name, Delimiters: s.Conf.String("recipient_delimiter"), Dir: s.Conf.String("queue_directory"),
-		Limit: s.Conf.TransportInt(s.Name, "destination_recipient_limit"), Time: s.Conf.TransportDuration(s.Name, "time_limit"),
+		MasterCF: s.Conf.Dir() + "/master.cf", Time: s.Conf.TransportDuration(s.Name, "time_limit"),
 		Env: environ(s.Conf),
 	}}
 	if l.options.Time <= 0 {

@@ -105,7 +105,7 @@ func (p *submission) take(ctx context.Context, at time.Time) error {
 		return err
 	}
 	defer draft.Abort()
-	log.Infof("%s: uid=%d from=<%s>", draft.ID(), p.uid, p.env.Sender)
+	log.Infof("%s: uid=%d from=<%s>", draft.ID(), p.uid, p.env.Sender.Quoted())
 	for _, r := range p.rcpts {
 		if err := draft.Recipient(ctx, r); err != nil {
 			return err

@@ -120,6 +120,11 @@ func (t *tables) deliver(ctx context.Context, s *service.Session, r *deputy.Requ
 	if !ok {
 		return failed(dsn.New(0, "5.1.1", "unknown user: \"%s\"", to))
 	}
+	if name == "" {
+		s.Log.Warnf("virtual_mailbox_maps lookup of %s returns an empty string result", to)
+		s.Log.Warnf("virtual_mailbox_maps should return NO RESULT in case of NOT FOUND")
+		return failed(misconfigured())
+	}
 	path := t.base + "/" + name
 	if t.base == "" && !strings.HasPrefix(name, "/") {
 		s.Log.Warnf("do not specify relative pathname: virtual_mailbox_maps = %s", name)

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -25,6 +26,9 @@ import (
 type Command struct {
 	Argv []string
 	Name string // what messages call it
+	// Exec begins what is said where the program can't be run, as Postfix' child
+	// process says it on its output: "local: fatal: execvp".
+	Exec string
 	Dir  string
 	Env  []string
 	Time time.Duration
@@ -50,7 +54,11 @@ func (c *Command) Run(ctx context.Context) (output string, err error) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		return "", &dsn.Error{Code: [3]int{4, 3, 0}, Text: "unable to run command: " + reason(err), Err: err}
+		// fork, chdir and exec fail alike
+		if dir := syscall.Access(c.Dir, 1); c.Dir != "" && dir != nil {
+			err = &fs.PathError{Op: "chdir", Path: c.Dir, Err: dir}
+		}
+		return "", c.notRun(err)
 	}
 	ferr := c.Feed(in)
 	in.Close()
@@ -67,12 +75,33 @@ func (c *Command) Run(ctx context.Context) (output string, err error) {
 	return strings.TrimSpace(out.line()), nil
 }
 
-func reason(err error) string {
-	var no syscall.Errno
-	if errors.As(err, &no) {
-		return no.Error()
+// NoDirectory reports whether a program could not be run because its directory
+// can't be entered.
+func NoDirectory(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && path.Op == "chdir"
+}
+
+// notRun is a program that could not be started: it may be there tomorrow.
+func (c *Command) notRun(err error) error {
+	e := &dsn.Error{Code: [3]int{4, 3, 0}, Text: "temporary failure", Unix: "temporary failure", Err: err}
+	if !NoDirectory(err) {
+		e.Unix = fmt.Sprintf("%s %s: %s ", c.Exec, c.Argv[0], Reason(err))
+		e.Text += ". Command output: " + e.Unix
 	}
-	return err.Error()
+	return e
+}
+
+// Reason is a system error as C libraries spell it.
+func Reason(err error) string {
+	var no syscall.Errno
+	if errors.Is(err, exec.ErrNotFound) {
+		no = syscall.ENOENT
+	} else if !errors.As(err, &no) {
+		return err.Error()
+	}
+	s := no.Error()
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // end puts a program's end in Postfix' words.

@@ -11,7 +11,7 @@ import (
 )
 
 func run(time time.Duration, argv ...string) (string, error) {
-	c := Command{Argv: argv, Name: argv[0], Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Time: time, Feed: func(w io.Writer) error {
+	c := Command{Argv: argv, Name: argv[0], Exec: "local: fatal: execvp", Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Time: time, Feed: func(w io.Writer) error {
 		_, err := io.WriteString(w, strings.Repeat("a line of the letter\n", 20_000))
 		return err
 	}}
@@ -39,8 +39,15 @@ func TestEnds(t *testing.T) {
 			t.Errorf("%s: %q %q", c.script, got, text)
 		}
 	}
-	if got, err := run(time.Second, "/no/such/program"); got != "4.3.0" || errText(err) != "unable to run command: no such file or directory" {
+	if got, err := run(time.Second, "/no/such/program"); got != "4.3.0" || errText(err) != "temporary failure. Command output: local: fatal: execvp /no/such/program: No such file or directory " {
 		t.Errorf("no program: %s %v", got, err)
+	}
+	if got, err := run(time.Second, "nosuchprogram"); got != "4.3.0" || !strings.Contains(errText(err), "execvp nosuchprogram: No such file or directory ") {
+		t.Errorf("no program in PATH: %s %v", got, err)
+	}
+	c := Command{Argv: []string{"/bin/true"}, Dir: "/no/such/directory", Time: time.Second}
+	if _, err := c.Run(context.Background()); !NoDirectory(err) || errText(err) != "temporary failure" {
+		t.Errorf("no directory: %v", err)
 	}
 	if out, err := run(10*time.Second, "/bin/sh", "-c", "yes | head -c 100000"); err != nil || len(out) > maxOutput {
 		t.Errorf("much output: %d octets, %v", len(out), err)

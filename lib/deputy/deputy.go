@@ -178,13 +178,18 @@ func Child[T any](do func(ctx context.Context, task T, r *agent.Request) []agent
 	if err != nil {
 		return fail("queue file", err)
 	}
-	r := o.Request.Agent(m)
+	r := o.Request.Agent(sized{m})
 	r.Log = maillog.New(errLog{}, o.Program)
 	if err := wire.Write(os.Stdout, wire.FromResults(do(context.Background(), o.Task, r))); err != nil {
 		return 1
 	}
 	return 0
 }
+
+// sized tells agents the size that Postfix tells, as the queue manager does.
+type sized struct{ *queue.Message }
+
+func (s sized) Size() int64 { return s.DataSize() }
 
 // enter changes the root directory and gives root's rights up.
 func enter(dir string, cred *syscall.Credential) error {

@@ -19,7 +19,7 @@ func (j *job) command(ctx context.Context, line string) agent.Result {
 	if j.r.Verify {
 		return sent("delivers to command: %s", line)
 	}
-	c := command.Command{Argv: argv(line), Name: line, Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
+	c := command.Command{Argv: argv(line), Name: line, Exec: "local: fatal: execvp", Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
 	if j.o.CommandShell != "" {
 		c.Argv = append(strings.Fields(j.o.CommandShell), line)
 	}
@@ -45,7 +45,7 @@ func argv(line string) []string {
 	if words := strings.Fields(line); strings.Trim(line, plain) == "" && len(words) > 0 && strings.Contains(words[0], "/") {
 		return words
 	}
-	return []string{"/bin/sh", "-c", line}
+	return []string{"sh", "-c", line} // its messages begin with this name
 }
 
 // environ is what a command sees; nothing of ours leaks into it.

@@ -61,6 +61,12 @@ type Options struct {
 // the mailbox in a second one.
 var ErrMailbox = errors.New("deliver to the mailbox")
 
+// WantsMailbox reports whether a first call asks for a second one. Where another
+// target failed for good, Err says that, and Text what is left to do.
+func WantsMailbox(r agent.Result) bool {
+	return r.Err != nil && (r.Err.Error() == ErrMailbox.Error() || r.Text == ErrMailbox.Error())
+}
+
 // Doer delivers with the rights that the process has: those of one user.
 type Doer struct{ o Options }
 
@@ -252,8 +258,11 @@ func (j *job) all(ctx context.Context, targets []alias.Target, commands, files b
 		one := j.target(ctx, t, commands, files)
 		onward = append(onward, one.Onward...)
 		switch {
-		case errors.Is(one.Err, ErrMailbox): // it stands in an :include: file
+		case WantsMailbox(one): // it stands in an :include: file
 			own = true
+			if bad == nil && dsn.Permanent(one.Err) {
+				bad = one.Err
+			}
 		case one.Err == nil:
 			res = one
 		case !dsn.Permanent(one.Err):
@@ -262,10 +271,13 @@ func (j *job) all(ctx context.Context, targets []alias.Target, commands, files b
 			bad = one.Err
 		}
 	}
-	if own && bad == nil {
+	if own {
 		// The mailbox is written by a second call, with the mail spool's group.
 		if j.o.MailboxHop == "" {
-			return agent.Result{Err: ErrMailbox, Onward: onward}
+			if bad == nil {
+				bad = ErrMailbox
+			}
+			return agent.Result{Err: bad, Text: ErrMailbox.Error(), Onward: onward}
 		}
 		onward = append(onward, agent.Onward{To: j.to.Address, Hop: j.o.MailboxHop})
 	}

@@ -243,7 +243,11 @@ func TestForwardAll(t *testing.T) {
 		{":include:INC, amy@far.test", "/HOME/no", "mail to file is restricted", "amy@far.test"},
 		{"\"|exit 67\", amy@far.test", "", "user unknown", "amy@far.test"},
 		{"\"|exit 75\", amy@far.test", "", "temporary failure", ""},
-		{"|/no/such/program x, amy@far.test", "", "unable to run command: no such file or directory", ""},
+		{"|/no/such/program x, amy@far.test", "", "temporary failure. Command output: local: fatal: execvp /no/such/program: No such file or directory ", ""},
+		// the mailbox, too, which a second call writes
+		{"\\bob, \"|exit 67\", amy@far.test", "", "user unknown (mailbox)", "amy@far.test"},
+		{":include:INC, \"|exit 67\"", "bob", "user unknown (mailbox)", ""},
+		{"\"|exit 75\", bob", "", "temporary failure", ""},
 	} {
 		d, home := doer(t, nil)
 		forward := strings.ReplaceAll(c.forward, "INC", home+"/inc")
@@ -256,6 +260,12 @@ func TestForwardAll(t *testing.T) {
 		var onward []string
 		for _, o := range res.Onward {
 			onward = append(onward, o.To.String())
+		}
+		if text, ok := strings.CutSuffix(c.text, " (mailbox)"); ok {
+			c.text = text
+			if !WantsMailbox(res) {
+				t.Errorf("%s: the mailbox is forgotten", c.forward)
+			}
 		}
 		if res.Err == nil || res.Err.Error() != c.text || strings.Join(onward, " ") != c.onward {
 			t.Errorf("%s: %v, %v", c.forward, res.Err, onward)

@@ -95,7 +95,7 @@ func (j *job) trouble(name, what, doing string, err error) error {
 	case what == "maildir":
 		text = "maildir delivery failed: "
 	case j.o.Virtual:
-		text = "mailbox " + name + ": "
+		text = "delivery failed to mailbox " + name + ": "
 	case what == "mailbox":
 		text = fmt.Sprintf("cannot update mailbox %s for user %s. ", name, j.o.User.Name)
 	default:
@@ -138,7 +138,7 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 	}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && j.o.StrictOwner && int(sys.Uid) != j.o.User.UID {
 		j.r.Log.Warnf("specify \"strict_mailbox_ownership = no\" to ignore mailbox ownership mismatch")
-		return failed(dsn.New(0, "4.2.0", "destination %s is not owned by recipient", name))
+		return failed(j.trouble(name, what, "", fmt.Errorf("destination %s is not owned by recipient", name)))
 	}
 	if !st.Mode().IsRegular() {
 		// A device such as /dev/null is written to, and not cut.
@@ -235,8 +235,8 @@ func (j *job) lock(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// dotlock makes name.lock. Where the directory does not let us, other locks
-// have to do.
+// dotlock makes name.lock. Where a user's directory does not let us, other locks
+// have to do: spool directories are often writable for root only.
 func (j *job) dotlock(ctx context.Context, name, what string) (func(), error) {
 	nothing := func() {}
 	want := false
@@ -253,7 +253,11 @@ func (j *job) dotlock(ctx context.Context, name, what string) (func(), error) {
 			f.Close()
 			return func() { _ = os.Remove(lock) }, nil
 		}
-		if !errors.Is(err, fs.ErrExist) {
+		switch {
+		case errors.Is(err, fs.ErrExist):
+		case j.o.Virtual:
+			return nil, j.trouble(name, what, "unable to create lock file "+lock+": ", err)
+		default:
 			return nothing, nil
 		}
 		if st, err := os.Lstat(lock); err == nil && time.Since(st.ModTime()) > j.o.StaleLock {
@@ -277,11 +281,6 @@ func (j *job) maildir(dir, what string) agent.Result {
 	if j.r.Verify {
 		return sent("delivers to %s", what)
 	}
-	for _, sub := range []string{"tmp", "new", "cur"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return failed(j.trouble(dir, what, "create maildir "+filepath.Join(dir, sub)+": ", err))
-		}
-	}
 	var random [6]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return failed(err)
@@ -290,9 +289,14 @@ func (j *job) maildir(dir, what string) agent.Result {
 	name := fmt.Sprintf("%d.M%06dP%d_%s.%s", now.Unix(), now.Nanosecond()/1000, os.Getpid(), hex.EncodeToString(random[:]),
 		strings.NewReplacer("/", "\\057", ":", "\\072").Replace(j.o.Hostname))
 	tmp := filepath.Join(dir, "tmp", name)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := createIn(dir, tmp)
 	if err != nil {
-		return failed(j.trouble(dir, what, "create maildir file "+tmp+": ", err))
+		err = j.trouble(dir, what, "create maildir file "+tmp+": ", err)
+		if errors.Is(err, fs.ErrPermission) {
+			j.r.Log.Warnf("maildir access problem for UID/GID=%d/%d: create maildir file %s: Permission denied", j.o.User.UID, j.o.User.GID, tmp)
+			j.r.Log.Warnf("perhaps you need to create the maildirs in advance")
+		}
+		return failed(err)
 	}
 	defer os.Remove(tmp)
 	w := bufio.NewWriterSize(f, 32<<10)
@@ -313,4 +317,14 @@ func (j *job) maildir(dir, what string) agent.Result {
 		return failed(j.trouble(dir, what, "error writing message: ", err))
 	}
 	return sent("delivered to %s", what)
+}
+
+// createIn makes a file in the tmp of a maildir, and what is missing of that.
+func createIn(dir, tmp string) (*os.File, error) {
+	for _, sub := range []string{"tmp", "new", "cur"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -33,9 +34,9 @@ type Line struct {
 	Argv       []string
 }
 
-// Parse reads the words of a line. What it does not know are errors, but for
-// unknown flags, which warn.
-func Parse(words []string, warn func(format string, args ...any)) (*Line, error) {
+// Parse reads the words of a line. What it does not know are errors: mail waits,
+// and is not delivered as nobody meant it.
+func Parse(words []string) (*Line, error) {
 	l := &Line{EOL: "\n", NullSender: "MAILER-DAEMON"}
 	for i, w := range words {
 		name, value, ok := strings.Cut(w, "=")
@@ -45,7 +46,7 @@ func Parse(words []string, warn func(format string, args ...any)) (*Line, error)
 		case name == "flags":
 			for _, f := range value {
 				if !strings.ContainsRune("BDFORXhqu.>", f) {
-					warn("unknown flag: %c (ignored)", f)
+					return nil, fmt.Errorf("unknown flag: %c (ignored)", f) // Postfix ignores nothing, either
 				}
 			}
 			l.Flags = value
@@ -119,10 +120,10 @@ type Options struct {
 	Line       Line
 	Service    string // name of the line
 	Delimiters string // recipient_delimiter
-	Limit      int    // its recipient limit: flags D and O need 1
 	Time       time.Duration
 	Env        []string
 	Dir        string // queue_directory, for who names none
+	MasterCF   string // the file of the line, for warnings
 }
 
 // Deliver runs the command for all recipients of r.
@@ -149,7 +150,7 @@ func deliver(ctx context.Context, o *Options, r *agent.Request) agent.Result {
 	if r.Verify {
 		return agent.Result{Text: "delivers to command: " + args[0]}
 	}
-	c := command.Command{Argv: args, Name: args[0], Dir: o.Line.Directory, Env: o.Env, Time: o.Time}
+	c := command.Command{Argv: args, Name: args[0], Exec: "pipe: fatal: pipe_command: execvp", Dir: o.Line.Directory, Env: o.Env, Time: o.Time}
 	if c.Dir == "" {
 		c.Dir = o.Dir
 	}
@@ -158,6 +159,9 @@ func deliver(ctx context.Context, o *Options, r *agent.Request) agent.Result {
 	}
 	c.Feed = (&writer{line: &o.Line, r: r}).write
 	out, err := c.Run(ctx)
+	if command.NoDirectory(err) {
+		r.Log.Warnf("cannot change directory to \"%s\" for uid=%d gid=%d: %s", c.Dir, os.Getuid(), os.Getgid(), command.Reason(err))
+	}
 	if err != nil {
 		return failed(err)
 	}
@@ -177,7 +181,7 @@ func misconfigured() error { return dsn.New(0, "4.3.5", "mail system configurati
 // check refuses what must not reach the command.
 func check(o *Options, r *agent.Request) error {
 	for _, flag := range []byte("DO") {
-		if o.Line.has(flag) && (o.Limit != 1 || len(r.Recipients) > 1) {
+		if o.Line.has(flag) && len(r.Recipients) > 1 {
 			r.Log.Warnf("pipe flag `%c' requires %s_destination_recipient_limit = 1", flag, o.Service)
 			return misconfigured()
 		}
@@ -246,7 +250,7 @@ func (m *macros) expand(s string) (string, error) {
 		if rest != "" && (rest[0] == '{' || rest[0] == '(') {
 			end := strings.IndexByte(rest, map[byte]byte{'{': '}', '(': ')'}[rest[0]])
 			if end < 0 {
-				return "", fmt.Errorf("service %s: bad macro: \"$%s\"", m.o.Service, rest)
+				return "", fmt.Errorf("truncated macro reference: \"$%s\"", rest)
 			}
 			name, s = rest[1:end], rest[end+1:]
 		} else {
@@ -254,11 +258,14 @@ func (m *macros) expand(s string) (string, error) {
 			for end < len(rest) && (rest[end] == '_' || rest[end] >= '0' && rest[end] <= '9' || rest[end]|0x20 >= 'a' && rest[end]|0x20 <= 'z') {
 				end++
 			}
+			if end == 0 {
+				return "", fmt.Errorf("empty macro name: \"$%s\"", rest)
+			}
 			name, s = rest[:end], rest[end:]
 		}
 		value, ok := m.value(name)
 		if !ok {
-			return "", fmt.Errorf("service %s: unknown macro name: \"%s\"", m.o.Service, name)
+			return "", fmt.Errorf("file %s: service %s: unknown macro name: \"%s\"", m.o.MasterCF, m.o.Service, name)
 		}
 		b.WriteString(value)
 	}
@@ -291,8 +298,6 @@ func (m *macros) value(name string) (string, bool) {
 		return c.SASLUser, true
 	case "sasl_sender":
 		return "", true
-	case "domain":
-		return m.host(m.to.Address.Domain), true
 	}
 	m.perRecipient = true
 	user, extension, _ := address.SplitExtension(m.to.Address.Local, m.o.Delimiters)
@@ -310,6 +315,8 @@ func (m *macros) value(name string) (string, bool) {
 		return m.local(extension), true
 	case "mailbox":
 		return m.local(m.to.Address.Local), true
+	case "domain":
+		return m.host(m.to.Address.Domain), true
 	}
 	return "", false
 }

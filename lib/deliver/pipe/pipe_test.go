@@ -28,8 +28,6 @@ func request(text, from string, to ...string) *agent.Request {
 	return r
 }
 
-func nowhere(string, ...any) {}
-
 // words splits at blanks; braces keep words together, as in master.cf.
 func words(s string) (out []string) {
 	for s = strings.TrimSpace(s); s != ""; s = strings.TrimSpace(s) {
@@ -49,7 +47,7 @@ func TestArguments(t *testing.T) {
 	for _, c := range []struct{ line, from, want string }{
 		{"argv=x $sender ${sender} $(sender) a${sender}b $$sender $$", "a@b.test", "x|a@b.test|a@b.test|a@b.test|aa@b.testb|$sender|$"},
 		{"argv=x -f ${sender} -- ${recipient} end", "a@b.test", "x|-f|a@b.test|--|Bob+Ext@Here.Test|eve@there.test|end"},
-		{"argv=x $user/$extension $mailbox $domain", "a@b.test", "x|Bob/Ext|eve/|Bob+Ext|eve|Here.Test"},
+		{"argv=x $user/$extension $mailbox $domain", "a@b.test", "x|Bob/Ext|eve/|Bob+Ext|eve|Here.Test|there.test"},
 		{"flags=hu argv=x $recipient $user.$domain $nexthop", "a@b.test", "x|bob+ext@here.test|eve@there.test|bob.here.test|eve.there.test|next.hop"},
 		{"argv=x $original_recipient $queue_id $size", "a@b.test", "x|alias@x.test|alias@x.test|ABC|5"},
 		{"argv=x $client_hostname[$client_address]:$client_port $client_helo $client_protocol $sasl_method $sasl_username [$sasl_sender]", "a@b.test",
@@ -61,7 +59,7 @@ func TestArguments(t *testing.T) {
 		{"argv=x { two words } {$user x}", "", "x|two words|Bob x|eve x"},
 		{"argv=x $sender", "$user ${queue_id}@c.test", "x|$user ${queue_id}@c.test"}, // no second expansion
 	} {
-		l, err := Parse(words("user=bob "+c.line), nowhere)
+		l, err := Parse(words("user=bob " + c.line))
 		if err != nil {
 			t.Errorf("%s: %v", c.line, err)
 			continue
@@ -72,10 +70,16 @@ func TestArguments(t *testing.T) {
 			t.Errorf("%s:\n got %s, %v\nwant %s", c.line, strings.Join(got, "|"), err, c.want)
 		}
 	}
-	for _, bad := range []string{"$nonesuch", "${sender", "$(sender}", "$-"} {
-		o := Options{Line: Line{Argv: []string{bad}}}
-		if got, err := o.arguments(request("", "a@b.test", "c@d.test")); err == nil {
-			t.Errorf("%s became %q", bad, got)
+	for bad, want := range map[string]string{
+		"$nonesuch":   `file /etc/master.cf: service svc: unknown macro name: "nonesuch"`,
+		"${user?yes}": `file /etc/master.cf: service svc: unknown macro name: "user?yes"`,
+		"x${sender":   `truncated macro reference: "${sender"`,
+		"$(sender}":   `truncated macro reference: "$(sender}"`,
+		"x $- y":      `empty macro name: "$- y"`,
+	} {
+		o := Options{Line: Line{Argv: []string{bad}}, Service: "svc", MasterCF: "/etc/master.cf"}
+		if got, err := o.arguments(request("", "a@b.test", "c@d.test")); err == nil || err.Error() != want {
+			t.Errorf("%s became %q, %v", bad, got, err)
 		}
 	}
 }
@@ -88,9 +92,10 @@ func TestParse(t *testing.T) {
 		"user=bob colour=red argv=y":   "unknown attribute name: colour",
 		"user=bob nonsense argv=y":     "unknown attribute name: nonsense",
 		"user=bob argv=":               "missing argv=",
+		"user=bob flags=RZ argv=x":     "unknown flag: Z (ignored)",
 		"user=b:g eol=\\r\\n argv=x y": "",
 	} {
-		if _, err := Parse(words(line), nowhere); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		if _, err := Parse(words(line)); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
@@ -124,7 +129,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestDeliver(t *testing.T) {
-	o := Options{Service: "svc", Limit: 1, Time: 10 * time.Second, Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}}
+	o := Options{Service: "svc", Time: 10 * time.Second, Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}}
 	for _, c := range []struct{ line, text, want string }{
 		{"argv=/bin/cat", "hello\n", "delivered via svc service (hello)"},
 		{"argv=/bin/true", strings.Repeat("much to read\n", 50_000), "delivered via svc service"},
@@ -135,7 +140,7 @@ func TestDeliver(t *testing.T) {
 		{"flags=D argv=/bin/true", "X: y\nDelivered-To: BOB@here.test\n\n", "5.4.6 mail forwarding loop for bob@here.test"},
 		{"flags=D argv=/bin/true", "X: y\n\nDelivered-To: bob@here.test\n", "delivered via svc service"},
 	} {
-		l, err := Parse(words("user=bob "+c.line), nowhere)
+		l, err := Parse(words("user=bob " + c.line))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,8 +155,8 @@ func TestDeliver(t *testing.T) {
 			t.Errorf("%s: %q by %s, want %q", c.line, got, res.Relay, c.want)
 		}
 	}
-	o.Line, o.Limit = Line{Flags: "O", Argv: []string{"/bin/true"}}, 50
-	if res := Deliver(context.Background(), o, request("x\n", "a@b.test", "bob@here.test")); res[0].Err == nil || dsn.Permanent(res[0].Err) {
+	o.Line = Line{Flags: "O", Argv: []string{"/bin/true"}}
+	if res := Deliver(context.Background(), o, request("x\n", "a@b.test", "bob@here.test", "eve@here.test")); res[0].Err == nil || dsn.Permanent(res[0].Err) {
 		t.Errorf("flag O for many recipients: %+v", res[0])
 	}
 	o.Line.Flags, o.Time = "", 100*time.Millisecond
