@@ -909,11 +909,12 @@ DAEMON {
 	tr.signal(syscall.SIGHUP)
 	tr.waitLog("got SIGHUP")
 	tr.waitLog("Services reconfigured.")
-	until(t, "a successor", func() bool { f := tr.dial("public/imaps"); defer f.Close(); return f.pid != s.pid })
+	successor := s.pid
+	until(t, "a successor", func() bool { f := tr.dial("public/imaps"); defer f.Close(); successor = f.pid; return f.pid != s.pid })
 	if got := s.say("x"); got != "x" {
 		t.Errorf("the old session says %q", got)
 	}
-	if err := syscall.Kill(tr.dial("public/imaps").pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(successor, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	tr.waitLog("signaled to death by signal 9 (Killed)")
