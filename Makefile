@@ -25,6 +25,7 @@ RACE = ./cmd/master ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./
 
 all:
 	@mkdir -p $(BIN)
+	@test -e $(BIN)/angarium || echo "building $(BIN)/ (the first time takes a minute or more)"
 	@$(BUILD) "$(BIN)/" $(MAINS)
 	@for n in `$(BIN)/angarium`; do ln -f $(BIN)/angarium $(BIN)/$$n || exit 1; done
 	@ln -f $(BIN)/master $(BIN)/cyrmaster

@@ -48,6 +48,10 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 		if err := s.finish(ctx); err != nil {
 			return err
 		}
+	} else if s.Private {
+		if err := s.updateReadme(); err != nil {
+			return err
+		}
 	}
 	switch {
 	case o.run:

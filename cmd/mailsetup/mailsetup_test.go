@@ -212,6 +212,42 @@ func TestShellWord(t *testing.T) {
 	}
 }
 
+// The README goes on telling the truth when users are added or get new passwords,
+// and what somebody wrote into it stays.
+func TestReadmeStaysTrue(t *testing.T) {
+	ann := account{"ann", "a (password x)"} // looks like the beginning of a password
+	s := private(t, options{users: []account{ann, {"bob", "old"}}})
+	s.Admins = nil
+	write(t, s, false)
+	text, err := s.render("README")
+	if err == nil {
+		err = os.WriteFile(s.Readme, append(text, "a note\n"...), 0o600)
+	}
+	for _, add := range [][]account{{{"bob", "it's new"}, {"annie", "n"}}, {{"annie", "m"}, ann}} {
+		s.Users = add
+		if err == nil {
+			err = s.updateReadme()
+		}
+	}
+	s.Users, s.Admins = nil, []account{{"cyrus", "c"}}
+	if err == nil {
+		err = s.updateReadme()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(s.Readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Replace(string(text), "bob (password old)", "bob (password it's new)  annie (password m)", 1)
+	want = strings.ReplaceAll(want, "bob:old", `'bob:it'\''s new'`) + "a note\n"
+	want = strings.Replace(want, "  smtp      ", "  admins    cyrus (password c)  \n  smtp      ", 1)
+	if string(got) != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
 // An alias never takes the mail of a user with that name.
 func TestAliasesAndUsers(t *testing.T) {
 	s := private(t, options{users: []account{{"root", "x"}, {"spam", "y"}}})
@@ -254,7 +290,13 @@ func TestBusyPortsAreFoundBeforeTheStart(t *testing.T) {
 	if err := free(addrs); err == nil || !strings.Contains(err.Error(), "is in use") {
 		t.Error(err)
 	}
+	if there, err := listening(addrs[0]); err != nil || !there {
+		t.Error("not seen:", err)
+	}
 	l.Close()
+	if there, err := listening(addrs[0]); err != nil || there {
+		t.Error("still seen:", err)
+	}
 	if err := free(addrs); err != nil {
 		t.Error(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"angarium/lib/cli"
 	"angarium/lib/conf/cyrusconf"
 	"angarium/lib/conf/mastercf"
@@ -166,14 +168,18 @@ func free(addrs []string) error {
 	return nil
 }
 
-// waitForListeners returns when every listener takes connections.
+// waitForListeners returns when every address is listened at: clients wait from
+// then on, even if the program that serves them is still to start. Nothing
+// connects, so the log begins with the first client.
 func (s *setup) waitForListeners(ctx context.Context, addrs []string, children ...*child) error {
 	deadline := time.Now().Add(startTime)
 	for _, addr := range addrs {
 		for {
-			conn, err := net.DialTimeout("tcp", addr, time.Second)
-			if err == nil {
-				conn.Close()
+			there, err := listening(addr)
+			if err != nil {
+				return fmt.Errorf("%s: %w", addr, err)
+			}
+			if there {
 				break
 			}
 			if ctx.Err() != nil {
@@ -187,10 +193,38 @@ func (s *setup) waitForListeners(ctx context.Context, addrs []string, children .
 				}
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("nobody answers at %s: %w (see %s/mail.log)", addr, err, s.Log)
+				return fmt.Errorf("nobody listens at %s (see %s/mail.log)", addr, s.Log)
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	return nil
+}
+
+// listening reports whether somebody listens at an address of this host. The
+// kernel tells: with SO_REUSEADDR a name can be bound unless a listener has it,
+// and who only binds is in no listener's way.
+func listening(addr string) (bool, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", addr) // ports have names, too
+	if err != nil {
+		return false, err
+	}
+	ip, port := tcp.AddrPort().Addr().Unmap(), tcp.Port
+	family, name := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: port, Addr: ip.As16()})
+	if ip.Is4() {
+		family, name = unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return false, err
+	}
+	err = unix.Bind(fd, name)
+	if err == unix.EADDRINUSE {
+		return true, nil
+	}
+	return false, err
 }
