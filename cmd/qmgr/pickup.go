@@ -31,9 +31,7 @@ func (d *daemon) pickupCleanup(env *service.Env, router *route.Router) error {
 		return err
 	}
 	c.Notify = func(id string) { d.m.Notice(id) }
-	if has(conf.List("receive_override_options"), "no_address_mappings") {
-		mailconf.NoMappings(&c)
-	}
+	mailconf.Overrides(&c, conf.List("receive_override_options"))
 	d.filter, d.posted = conf.String("content_filter"), cleanup.New(c, d.queue)
 	return nil
 }

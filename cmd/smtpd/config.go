@@ -222,18 +222,41 @@ func none(s string) string {
 }
 
 // localClients is local_header_rewrite_clients: whose mail is completed.
-func (r *reader) localClients(own []netip.Addr, mynetworks func(string, netip.Addr) bool) func(netip.Addr) bool {
-	var interfaces, networks bool
-	for _, word := range r.conf.List("local_header_rewrite_clients") {
-		switch word {
+func (r *reader) localClients(own []netip.Addr, mynetworks func(string, netip.Addr) bool) func(smtpd.Who) bool {
+	var tests []func(smtpd.Who) bool
+	words := r.conf.List("local_header_rewrite_clients")
+	for i := 0; i < len(words); i++ {
+		switch word := words[i]; word {
 		case "permit_inet_interfaces":
-			interfaces = true
+			tests = append(tests, func(w smtpd.Who) bool { return slices.Contains(own, w.Addr) })
 		case "permit_mynetworks":
-			networks = true
+			tests = append(tests, func(w smtpd.Who) bool { return mynetworks("unknown", w.Addr) })
+		case "permit_sasl_authenticated":
+			tests = append(tests, func(w smtpd.Who) bool { return w.SASLUser != "" })
+		case "permit_tls_all_clientcerts":
+			tests = append(tests, func(w smtpd.Who) bool { return w.Trusted })
+		default:
+			if word == "check_address_map" && i+1 < len(words) {
+				i++
+				word = words[i]
+			}
+			if !strings.Contains(word, ":") {
+				r.log.Warnf("unknown address list: \"%s\" in local_header_rewrite_clients", word)
+				continue
+			}
+			t, err := r.open(word)
+			r.fail(err)
+			tests = append(tests, func(w smtpd.Who) bool {
+				_, ok, err := t.Lookup(context.Background(), w.Addr.String())
+				if err != nil {
+					r.log.Warnf("local_header_rewrite_clients: %v", err)
+				}
+				return ok && err == nil
+			})
 		}
 	}
-	return func(a netip.Addr) bool {
-		return interfaces && slices.Contains(own, a) || networks && mynetworks("unknown", a)
+	return func(w smtpd.Who) bool {
+		return slices.ContainsFunc(tests, func(t func(smtpd.Who) bool) bool { return t(w) })
 	}
 }
 

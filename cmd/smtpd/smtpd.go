@@ -69,9 +69,7 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		if slices.Contains(overrides(s.Conf), "no_address_mappings") {
-			mailconf.NoMappings(&cc)
-		}
+		mailconf.Overrides(&cc, overrides(s.Conf))
 		c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
 		c.Service, c.Limits, c.Flush = s.Name, limits, flusher(s)
 		if s.Conf.Bool("smtpd_peername_lookup") {

@@ -2,13 +2,13 @@ package cleanup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"angarium/lib/address"
 	"angarium/lib/agent"
+	"angarium/lib/checks"
 	"angarium/lib/queue"
 )
 
@@ -35,8 +35,17 @@ func (d *Draft) bcc(ctx context.Context, value string) error {
 	if value == "" {
 		return nil
 	}
-	a := d.c.complete(address.Parse(value), true)
-	return d.recipient(ctx, agent.Recipient{Address: a, Notify: agent.NotifyNever}, true)
+	return d.recipient(ctx, agent.Recipient{Address: address.Parse(value), Notify: agent.NotifyNever}, true)
+}
+
+// bccFrom adds the copies that a table wants for an address: one, whatever else
+// its value says.
+func (d *Draft) bccFrom(ctx context.Context, t Table, name string, a address.Address) error {
+	value, err := d.c.find(ctx, t, name, a)
+	if err != nil {
+		return d.tableFailed(err)
+	}
+	return d.bcc(ctx, value)
 }
 
 func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) error {
@@ -53,28 +62,24 @@ func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) erro
 	if r.Address.IsNull() {
 		r.Address = c.c.EmptyRecipient
 	}
-	a := c.complete(r.Address, true)
 	if r.ORCPT == "" && !bcc {
 		// What the sender will see in a notice, unless he said it himself.
-		if r.ORCPT = "rfc822;" + a.String(); eightBit(a.String()) {
-			r.ORCPT = "utf-8;" + a.String()
-		}
+		r.ORCPT = "rfc822;" + r.Original.Quoted()
 	}
-	a, err := c.canonical(ctx, a, c.c.RecipientCanonical)
+	a, err := d.mapped(ctx, c.complete(r.Address, true), c.c.RecipientCanonical, EnvelopeRecipient)
 	if err != nil {
 		return d.tableFailed(err)
 	}
-	if c.c.RecipientBcc != nil && !bcc {
-		value, err := c.find(ctx, c.c.RecipientBcc, a)
-		if err != nil {
-			return d.tableFailed(err)
-		}
-		if err := d.bcc(ctx, value); err != nil {
-			return err
-		}
+	if r.Address = a; bcc {
+		r.Original = a
 	}
-	r.Address = a
-	return d.expand(ctx, r)
+	if !bcc {
+		d.rcpt = a.String()
+	}
+	if err := d.expand(ctx, r); err != nil || bcc || c.c.RecipientBcc == nil {
+		return err
+	}
+	return d.bccFrom(ctx, c.c.RecipientBcc, "recipient_bcc_maps", a)
 }
 
 // expand adds what the virtual aliases make of a recipient.
@@ -98,6 +103,9 @@ func (d *Draft) expand(ctx context.Context, r agent.Recipient) error {
 // add writes a recipient unless the same one is there; the filter remembers no
 // more than duplicate_filter_limit.
 func (d *Draft) add(r agent.Recipient) error {
+	if d.c.c.NoOriginal {
+		r.Original = r.Address
+	}
 	key := strings.ToLower(r.ORCPT + "\n" + strconv.Itoa(int(r.Notify)) + "\n" + r.Original.String() + "\n" + r.Address.String())
 	if _, dup := d.seen[key]; dup {
 		return nil
@@ -108,91 +116,87 @@ func (d *Draft) add(r agent.Recipient) error {
 		}
 		d.seen[key] = struct{}{}
 	}
-	if eightBit(r.Address.Local) || eightBit(r.Address.Domain) {
+	if checks.EightBit(r.Address.Local) || checks.EightBit(r.Address.Domain) {
 		d.sendOpt(queue.UTF8Recipient)
 	}
 	return d.failed(d.q.Recipient(r))
 }
 
-// canonical maps an address by the special table, then by the common one.
-func (c *Cleanup) canonical(ctx context.Context, a address.Address, special Table) (address.Address, error) {
-	for _, t := range [2]Table{special, c.c.Canonical} {
-		if t == nil || a.IsNull() {
-			continue
-		}
-		list, found, err := c.mapAddress(ctx, t, a, c.c.PropagateCanonical)
-		if err != nil {
-			return a, err
-		}
-		if found && len(list) > 0 {
-			a = list[0]
-		}
-	}
-	return a, nil
-}
-
-// virtual expands an address until no table entry changes anything, in the order
-// of the entries. An address may stand in its own expansion, and then stays.
+// virtual expands an address until no table entry changes anything. The first
+// result takes the place of its key, the others follow at the end: so Postfix orders
+// recipients. An address may stand in its own expansion once, and then stays.
 func (c *Cleanup) virtual(ctx context.Context, a address.Address) ([]address.Address, error) {
-	x := expansion{c: c, seen: map[string]bool{}}
-	if err := x.add(ctx, a, 0); err != nil {
-		return nil, fmt.Errorf("%w for %s", err, a)
-	}
-	return x.done, nil
-}
-
-type expansion struct {
-	c     *Cleanup
-	seen  map[string]bool // what was looked up: true while its entries are being added
-	done  []address.Address
-	steps int
-}
-
-func (x *expansion) add(ctx context.Context, a address.Address, depth int) error {
-	c := x.c
-	if depth > c.c.RecursionLimit {
-		return errors.New("unreasonable virtual_alias_maps map nesting")
-	}
-	if x.steps++; x.steps > 2*c.c.ExpansionLimit || len(x.done) >= c.c.ExpansionLimit {
-		return errors.New("unreasonable virtual_alias_maps map expansion size")
-	}
-	key := strings.ToLower(a.String())
-	if open, seen := x.seen[key]; open {
-		return errors.New("unreasonable virtual_alias_maps map nesting") // a ring
-	} else if seen {
-		return nil
-	}
-	list, found, err := c.mapAddress(ctx, c.c.VirtualAlias, a, c.c.PropagateVirtual)
-	if err != nil {
-		return err
-	}
-	if !found {
-		x.done = append(x.done, a)
-		return nil
-	}
-	x.seen[key] = true
-	for _, to := range list {
-		if strings.EqualFold(key, to.String()) {
-			x.done = append(x.done, to)
-		} else if err := x.add(ctx, to, depth+1); err != nil {
-			return err
+	list := []address.Address{a}
+	var stays map[string]bool
+	for i := 0; i < len(list); i++ {
+		if len(list) > c.c.ExpansionLimit {
+			return nil, &expansionError{fmt.Sprintf("unreasonable virtual_alias_maps map expansion size for %s", a)}
+		}
+		for depth := 0; ; depth++ {
+			key := strings.ToLower(list[i].String())
+			if stays[key] {
+				break
+			}
+			if depth >= c.c.RecursionLimit {
+				return nil, &expansionError{fmt.Sprintf("unreasonable virtual_alias_maps map nesting for %s", a)}
+			}
+			to, found, err := c.mapAddress(ctx, c.c.VirtualAlias, "virtual_alias_maps", list[i], c.c.PropagateVirtual)
+			if err != nil {
+				return nil, err
+			}
+			if !found {
+				break
+			}
+			if stays == nil {
+				stays = make(map[string]bool)
+			}
+			stays[key] = false
+			for j, t := range to {
+				s := t.String()
+				if len(s) > c.c.LengthLimit {
+					return nil, &expansionError{fmt.Sprintf("unreasonable virtual_alias_maps result %.300s...", s)}
+				}
+				if strings.EqualFold(key, s) {
+					stays[key] = true
+				}
+				if j > 0 {
+					list = append(list, t)
+				}
+			}
+			list[i] = to[0]
 		}
 	}
-	x.seen[key] = false
-	return nil
+	return list, nil
 }
+
+// expansionError is a limit of virtual aliases.
+type expansionError struct{ text string }
+
+func (e *expansionError) Error() string { return e.text }
 
 // find looks an address up: as it is, without its extension, and so on; "" if no
 // key is there.
-func (c *Cleanup) find(ctx context.Context, t Table, a address.Address) (string, error) {
-	value, _, _, err := c.lookup(ctx, t, a)
+func (c *Cleanup) find(ctx context.Context, t Table, name string, a address.Address) (string, error) {
+	value, _, _, err := c.lookup(ctx, t, name, a)
 	return value, err
+}
+
+// split takes the extension off a local part.
+func (c *Cleanup) split(local string) (user, detail string, ok bool) {
+	if c.c.OwnerPlain {
+		if i := strings.IndexAny(local, c.c.Delimiters); i > 0 {
+			if l := strings.ToLower(local); strings.HasPrefix(l, "owner-") || strings.HasSuffix(l, "-request") {
+				return local[:i], local[i+1:], true
+			}
+		}
+	}
+	return address.SplitExtension(local, c.c.Delimiters)
 }
 
 // lookup tries user+ext@domain, user@domain; for our own domains user+ext and
 // user; then @domain. ext is what the key left unmatched, with its delimiter.
-func (c *Cleanup) lookup(ctx context.Context, t Table, a address.Address) (value, ext string, ok bool, err error) {
-	user, detail, split := address.SplitExtension(a.Local, c.c.Delimiters)
+func (c *Cleanup) lookup(ctx context.Context, t Table, name string, a address.Address) (value, ext string, ok bool, err error) {
+	user, detail, split := c.split(a.Local)
 	rest := ""
 	if split {
 		rest = a.Local[len(user):len(a.Local)-len(detail)] + detail
@@ -215,7 +219,7 @@ func (c *Cleanup) lookup(ctx context.Context, t Table, a address.Address) (value
 	for _, k := range tries {
 		value, ok, err = t.Lookup(ctx, strings.ToLower(k.key))
 		if err != nil {
-			return "", "", false, fmt.Errorf("map lookup problem for %s: %w", a, err)
+			return "", "", false, &tableError{name, a, err}
 		}
 		if ok {
 			return value, k.ext, true, nil
@@ -225,8 +229,8 @@ func (c *Cleanup) lookup(ctx context.Context, t Table, a address.Address) (value
 }
 
 // mapAddress is a look-up whose result is a list of addresses.
-func (c *Cleanup) mapAddress(ctx context.Context, t Table, a address.Address, propagate bool) ([]address.Address, bool, error) {
-	value, ext, ok, err := c.lookup(ctx, t, a)
+func (c *Cleanup) mapAddress(ctx context.Context, t Table, name string, a address.Address, propagate bool) ([]address.Address, bool, error) {
+	value, ext, ok, err := c.lookup(ctx, t, name, a)
 	if err != nil || !ok {
 		return nil, false, err
 	}
@@ -245,3 +249,16 @@ func (c *Cleanup) mapAddress(ctx context.Context, t Table, a address.Address, pr
 	}
 	return list, true, nil
 }
+
+// tableError says that a table could not be asked about an address.
+type tableError struct {
+	name string
+	addr address.Address
+	err  error
+}
+
+func (e *tableError) Error() string {
+	return e.name + " map lookup problem for " + e.addr.String()
+}
+
+func (e *tableError) Unwrap() error { return e.err }

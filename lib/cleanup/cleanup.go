@@ -13,14 +13,15 @@
 package cleanup
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
 	"time"
 
 	"angarium/lib/address"
+	"angarium/lib/checks"
 	"angarium/lib/dsn"
 	"angarium/lib/maillog"
 	"angarium/lib/queue"
@@ -45,10 +46,11 @@ type Config struct {
 	// name gets "@" and the given domain.
 	Rewrite func(a address.Address, domain string) address.Address
 
-	Canonical          Table // canonical_maps; each nil if there is none
-	SenderCanonical    Table // sender_canonical_maps
-	RecipientCanonical Table // recipient_canonical_maps
-	VirtualAlias       Table // virtual_alias_maps
+	Canonical          Mapping // canonical_maps
+	SenderCanonical    Mapping // sender_canonical_maps
+	RecipientCanonical Mapping // recipient_canonical_maps
+	Masquerade         Masquerade
+	VirtualAlias       Table // virtual_alias_maps; each nil if there is none
 	SenderBcc          Table // sender_bcc_maps
 	RecipientBcc       Table // recipient_bcc_maps
 	AlwaysBcc          string
@@ -64,6 +66,16 @@ type Config struct {
 	DuplicateLimit  int   // duplicate_filter_limit; 0: 1000
 	ExpansionLimit  int   // virtual_alias_expansion_limit; 0: 1000
 	RecursionLimit  int   // virtual_alias_recursion_limit; 0: 1000
+	LengthLimit     int   // virtual_alias_address_length_limit, octets; 0: 1000
+	TokenLimit      int   // header_address_token_limit; 0: 10240
+	OwnerPlain      bool  // owner_request_special = no
+	NoOriginal      bool  // enable_original_recipient = no
+	ColumnFrom      bool  // header_from_format = obsolete: "address (name)"
+
+	Checks      checks.Tables  // header_checks and the like
+	MIME        checks.Options // limits, and which faults of the MIME structure cost a letter
+	RejectChars string         // message_reject_characters, as octets
+	StripChars  string         // message_strip_characters
 
 	DropHeaders  []string      // message_drop_headers; nil: bcc, content-length, resent-bcc, return-path
 	AddMissing   bool          // always_add_missing_headers
@@ -95,6 +107,12 @@ func New(c Config, q *queue.Queue) *Cleanup {
 	def(&c.DuplicateLimit, 1000)
 	def(&c.ExpansionLimit, 1000)
 	def(&c.RecursionLimit, 1000)
+	def(&c.LengthLimit, 1000)
+	def(&c.TokenLimit, 10240)
+	c.MIME.HeaderSize = c.HeaderSizeLimit
+	if c.Checks.Headers() || c.Checks.Body != nil || c.MIME.Report != 0 {
+		c.MIME.Report |= checks.FaultNesting
+	}
 	if c.DropHeaders == nil {
 		c.DropHeaders = []string{"bcc", "content-length", "resent-bcc", "return-path"}
 	}
@@ -147,25 +165,25 @@ type Draft struct {
 	seen  map[string]struct{}
 	size  int64 // content with CRLF line ends, as message_size_limit counts
 	hold  bool
-	err   error
-	state phase
+	err   error // of ours: nothing more is written
+	ended bool
 
-	// header work
-	line   []byte // an incomplete line of the header
-	first  bool   // the letter's own first line is to come
-	over   bool   // the rest of the header passes the limit and is dropped
-	header []byte // a header with its continuation lines, LF at the end
-	hops   int
-	has    uint16 // which headers were there
+	// What header_checks and the like said.
+	judged  bool       // no more is asked
+	refused *dsn.Error // the letter is read to its end, and then this is the answer
+	discard bool
+	filter  string
+	redir   string
+	bccs    []string
+	rcpt    string // the last recipient, for log lines
+
+	scan     *checks.Scanner
+	line     []byte // an incomplete line, where lines are looked at
+	stripped []byte
+	first    bool // the letter's own first line is to come
+	hops     int
+	has      uint16 // which headers were there
 }
-
-type phase int
-
-const (
-	inHeader phase = iota
-	inBody
-	ended
-)
 
 // Space reports 452 4.3.1 if the queue's disk can't take a message of this size:
 // with what queue_minfree reserves, and half as much again as the largest message.
@@ -204,13 +222,16 @@ func (c *Cleanup) Begin(ctx context.Context, e Envelope) (*Draft, error) {
 	if e.Arrival.IsZero() {
 		e.Arrival = c.c.Now()
 	}
-	d := &Draft{c: c, env: e, log: e.Log.As(c.c.LogTag), ctx: ctx}
+	d := &Draft{c: c, env: e, log: e.Log.As(c.c.LogTag), ctx: ctx, judged: e.Plain}
+	opt := c.c.MIME
+	if e.Plain {
+		opt.Report = 0
+	}
+	d.scan = checks.NewScanner(opt)
+	var failed error
 	if !e.Plain {
 		e.Sender = c.complete(e.Sender, true)
-		var err error
-		if e.Sender, err = c.canonical(ctx, e.Sender, c.c.SenderCanonical); err != nil {
-			return nil, d.tableFailed(err)
-		}
+		e.Sender, failed = d.mapped(ctx, e.Sender, c.c.SenderCanonical, EnvelopeSender)
 		d.env.Sender = e.Sender
 		if c.c.DelayWarning > 0 && !e.Sender.IsNull() {
 			e.Warn = e.Arrival.Add(c.c.DelayWarning)
@@ -221,16 +242,14 @@ func (c *Cleanup) Begin(ctx context.Context, e Envelope) (*Draft, error) {
 		return nil, d.failed(err)
 	}
 	d.q = q
-	if eightBit(e.Sender.Local) || eightBit(e.Sender.Domain) {
+	if failed != nil {
+		_ = d.tableFailed(failed) // Commit will say so
+	}
+	if checks.EightBit(e.Sender.Local) || checks.EightBit(e.Sender.Domain) {
 		d.sendOpt(queue.UTF8Sender)
 	}
 	if !e.Plain && c.c.SenderBcc != nil && !e.Sender.IsNull() {
-		value, err := c.find(ctx, c.c.SenderBcc, e.Sender)
-		if err != nil {
-			d.Abort()
-			return nil, d.tableFailed(err)
-		}
-		if err := d.bcc(ctx, value); err != nil {
+		if err := d.bccFrom(ctx, c.c.SenderBcc, "sender_bcc_maps", e.Sender); err != nil {
 			d.Abort()
 			return nil, err
 		}
@@ -269,62 +288,39 @@ func (d *Draft) failed(err error) error {
 	return err
 }
 
-// tableFailed is the answer when a table could not be asked.
+// tableFailed is what happens when a table could not be asked, or passed a limit:
+// the letter is read to its end, and then refused for now. It returns d.err.
 func (d *Draft) tableFailed(err error) error {
-	id := ""
-	if d.q != nil {
-		id = d.q.ID() + ": "
-	}
-	d.log.Warnf("%s%v -- message not accepted, try again later", id, err)
+	d.log.Warnf("%s: %v -- message not accepted, try again later", d.q.ID(), err)
 	e := dsn.New(451, "4.3.0", "Error: queue file write error")
+	var limit *expansionError
+	if errors.As(err, &limit) {
+		e = dsn.New(451, "4.6.0", "Alias expansion error")
+	}
 	e.Err = err
-	d.err = e
-	return e
-}
-
-// Write takes content with LF line ends. Header lines are looked at one by one;
-// the body passes through.
-func (d *Draft) Write(p []byte) (int, error) {
-	if d.err != nil {
-		return 0, d.err
-	}
-	d.size += int64(len(p) + bytes.Count(p, []byte{'\n'}))
-	if d.c.c.SizeLimit > 0 && d.size > d.c.c.SizeLimit {
-		d.log.Warnf("%s: queue file size limit exceeded", d.q.ID())
-		d.err = dsn.New(552, "5.3.4", "Error: message file too big")
-		return 0, d.err
-	}
-	rest := p
-	for len(rest) > 0 && d.state == inHeader {
-		n := bytes.IndexByte(rest, '\n') + 1
-		part := rest
-		if n > 0 {
-			part = rest[:n]
-		}
-		rest = rest[len(part):]
-		if err := d.headerPart(part, n > 0); err != nil {
-			return 0, err
-		}
-	}
-	if len(rest) > 0 {
-		if _, err := d.q.Write(rest); err != nil {
-			return 0, d.failed(err)
-		}
-	}
-	return len(p), nil
+	d.refuse(e)
+	return d.err
 }
 
 // Commit makes the letter ours: after nil it survives a power cut, and the caller
-// may say so. After an error there is nothing left of it.
+// may say so. After an error there is nothing left of it. A letter that a table
+// discards is gone after nil, too.
 func (d *Draft) Commit(ctx context.Context) error {
-	if d.err == nil && d.state == inHeader {
+	if d.err == nil {
 		d.endOfInput()
 	}
+	if d.err == nil && d.refused != nil {
+		d.err = d.refused
+	}
 	if d.err == nil && !d.env.Plain {
-		d.err = d.bcc(ctx, d.c.c.AlwaysBcc)
+		d.err = d.extras(ctx)
 	}
 	if d.err == nil && d.q.Recipients() == 0 {
 		d.err = dsn.New(550, "5.1.0", "Error: no recipients specified")
+	}
+	if d.err == nil && d.discard {
+		d.Abort()
+		return nil
 	}
 	if d.err == nil && d.hold {
 		d.err = d.failed(d.q.Hold())
@@ -337,9 +333,34 @@ func (d *Draft) Commit(ctx context.Context) error {
 	if err := d.q.Commit(ctx); err != nil {
 		return d.failed(err)
 	}
-	d.state = ended
+	d.ended = true
 	if d.c.c.Notify != nil && !d.hold {
 		d.c.c.Notify(d.q.ID())
+	}
+	return nil
+}
+
+// extras adds what stands behind the content: decisions of the checks, and copies.
+func (d *Draft) extras(ctx context.Context) error {
+	if d.filter != "" {
+		if err := d.Record(queue.TypeFilter, d.filter); err != nil {
+			return d.failed(err)
+		}
+	}
+	if d.redir != "" {
+		if err := d.Record(queue.TypeRedirect, d.redir); err != nil {
+			return d.failed(err)
+		}
+	}
+	if d.q.Recipients() > 0 {
+		if err := d.bcc(ctx, d.c.c.AlwaysBcc); err != nil {
+			return err
+		}
+	}
+	for _, a := range d.bccs {
+		if err := d.bcc(ctx, a); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -350,15 +371,6 @@ func (d *Draft) sendOpt(o queue.SendOpts) {
 		o |= queue.UTF8Requested
 	}
 	d.q.SetSendOpts(d.q.SendOpts() | o)
-}
-
-func eightBit[T string | []byte](s T) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] >= 0x80 {
-			return true
-		}
-	}
-	return false
 }
 
 // Recipients is how many recipients the letter has, after expansion.

@@ -241,8 +241,8 @@ func TestLimits(t *testing.T) {
 		{"free space", "", "452 4.3.1 Insufficient system storage", cleanup.Config{MinFree: 1 << 62}, cleanup.Envelope{}},
 		{"long header", long, "", cleanup.Config{HeaderSizeLimit: 1000}, cleanup.Envelope{}},
 		{"table down", "", "451 4.3.0 Error: queue file write error", cleanup.Config{VirtualAlias: table{"bob@there.test": "!"}}, cleanup.Envelope{}},
-		{"ring of aliases", "", "451 4.3.0 Error: queue file write error", cleanup.Config{VirtualAlias: table{"bob@there.test": "x@y", "x@y": "bob@there.test"}}, cleanup.Envelope{}},
-		{"endless alias", "", "451 4.3.0 Error: queue file write error", cleanup.Config{VirtualAlias: grow{}}, cleanup.Envelope{}},
+		{"ring of aliases", "", "451 4.6.0 Alias expansion error", cleanup.Config{VirtualAlias: table{"bob@there.test": "x@y", "x@y": "bob@there.test"}}, cleanup.Envelope{}},
+		{"endless alias", "", "451 4.6.0 Alias expansion error", cleanup.Config{VirtualAlias: grow{}}, cleanup.Envelope{}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -254,7 +254,7 @@ func TestLimits(t *testing.T) {
 			if files, _ := filepath.Glob(h.q.Path() + "/incoming/*"); err != nil && len(files) > 0 {
 				t.Errorf("left behind: %v", files)
 			}
-			if c.name == "long header" && (len(got) > 1010 || !strings.HasSuffix(got, "x\n\nbody\n")) {
+			if c.name == "long header" && (len(got) > 2060 || !strings.HasSuffix(got, "x\n\nbody\n")) {
 				t.Errorf("%d octets, end %.20q", len(got), got[len(got)-20:])
 			}
 		})
@@ -270,7 +270,7 @@ func (grow) Lookup(_ context.Context, key string) (string, bool, error) {
 
 func TestAddresses(t *testing.T) {
 	c := cleanup.Config{
-		Canonical:    table{"joe": "joe.doe@here.test", "@old.test": "@new.test"},
+		Canonical:    cleanup.Mapping{Table: table{"joe": "joe.doe@here.test", "@old.test": "@new.test"}},
 		VirtualAlias: table{"list@there.test": "a@x.test, b@x.test,list@there.test", "b@x.test": "c@y.test", "info@there.test": "joe"},
 		SenderBcc:    table{"alice@here.test": "sbcc@here.test"}, RecipientBcc: table{"@bcc.test": "rbcc@here.test"},
 		AlwaysBcc: "arch", Delimiters: "+", PropagateCanonical: true, PropagateVirtual: true,
@@ -286,7 +286,7 @@ func TestAddresses(t *testing.T) {
 		{"bob@there.test", []string{"list@there.test"}, "a@x.test c@y.test list@there.test arch@mail.bench.test"},
 		{"bob@there.test", []string{"info+y@there.test"}, "joe+y@mail.bench.test arch@mail.bench.test"},
 		{"bob@there.test", []string{"x@y", "X@Y", "x@y"}, "x@y arch@mail.bench.test"},
-		{"alice@here.test", []string{"x@bcc.test"}, "sbcc@here.test rbcc@here.test x@bcc.test arch@mail.bench.test"},
+		{"alice@here.test", []string{"x@bcc.test"}, "sbcc@here.test x@bcc.test rbcc@here.test arch@mail.bench.test"},
 	}
 	for _, cs := range cases {
 		h := open(t, c, queue.Options{})

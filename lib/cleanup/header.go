@@ -1,7 +1,6 @@
 package cleanup
 
 import (
-	"bytes"
 	"strings"
 	"time"
 
@@ -15,146 +14,12 @@ const (
 	hasMessageID uint16 = 1 << iota
 	hasDate
 	hasFrom
-	hasRecipient // To, Cc, Bcc, Apparently-To
+	hasRecipient // To, Cc, and those of Resent-
 	hasResent    // any Resent- header
 	hasResentMessageID
 	hasResentDate
 	hasResentFrom
 )
-
-// Trace writes headers that the caller puts on top of a letter from the network,
-// before any other Write. The letter's own first line is then looked at for itself:
-// it can't continue the header above it, and a line of a mailbox file ("From x",
-// maybe with > before it) is made a header.
-func (d *Draft) Trace(headers []byte) error {
-	if _, err := d.Write(headers); err != nil {
-		return err
-	}
-	if d.state != inHeader {
-		return nil
-	}
-	d.first = true
-	return d.flushHeader()
-}
-
-func isMailboxLine(line []byte) bool {
-	line = bytes.TrimLeft(line, ">")
-	return len(line) >= 5 && bytes.EqualFold(line[:5], []byte("From "))
-}
-
-// headerPart takes a line of the header, or a part of one; ended tells whether it
-// has its LF.
-func (d *Draft) headerPart(part []byte, ended bool) error {
-	if !ended || len(d.line) > 0 {
-		// Between chunks only the beginning of a line is kept, up to the limit.
-		if room := d.c.c.HeaderSizeLimit - len(d.line); len(part) <= room {
-			d.line = append(d.line, part...)
-		} else {
-			d.line = append(d.line, part[:max(room, 0)]...)
-			if ended {
-				d.line = append(bytes.TrimRight(d.line, "\n"), '\n')
-			}
-		}
-		if !ended {
-			return nil
-		}
-		part = d.line
-		d.line = d.line[:0]
-	}
-	if d.first {
-		d.first = false
-		if isMailboxLine(part) {
-			part = append([]byte("X-Mailbox-Line: "), part...)
-		}
-	}
-	if len(part) > 1 && (part[0] == ' ' || part[0] == '\t') && len(d.header) > 0 {
-		d.appendHeader(part)
-		return nil
-	}
-	if err := d.flushHeader(); err != nil {
-		return err
-	}
-	if isHeader(part) {
-		d.over = false
-		d.appendHeader(part)
-		return nil
-	}
-	// The end of the header, by an empty line or by one that can be none.
-	if err := d.endHeader(); err != nil {
-		return err
-	}
-	if len(part) > 1 {
-		d.put("\n")
-	}
-	return d.put(string(part))
-}
-
-// appendHeader adds a line to the current header; what passes header_size_limit
-// is dropped, as a whole line where there are several.
-func (d *Draft) appendHeader(part []byte) {
-	if d.over {
-		return
-	}
-	if len(d.header)+len(part) > d.c.c.HeaderSizeLimit {
-		d.over = true
-		if len(d.header) > 0 {
-			return
-		}
-		part = append(part[:d.c.c.HeaderSizeLimit-1:d.c.c.HeaderSizeLimit-1], '\n')
-	}
-	d.header = append(d.header, part...)
-}
-
-// isHeader reports whether a line begins with a field name and a colon; white
-// space between the two is obsolete (RFC 5322, section 4.5.3) but seen.
-func isHeader(line []byte) bool {
-	i := 0
-	for i < len(line) && line[i] > ' ' && line[i] < 127 && line[i] != ':' {
-		i++
-	}
-	if i == 0 {
-		return false
-	}
-	for i < len(line) && (line[i] == ' ' || line[i] == '\t') {
-		i++
-	}
-	return i < len(line) && line[i] == ':'
-}
-
-func (d *Draft) put(s string) error {
-	if d.err != nil || s == "" {
-		return d.err
-	}
-	if _, err := d.q.Write([]byte(s)); err != nil {
-		return d.failed(err)
-	}
-	return nil
-}
-
-// flushHeader does what is to be done for one header, and writes it.
-func (d *Draft) flushHeader() error {
-	h := d.header
-	if len(h) == 0 || d.err != nil {
-		return d.err
-	}
-	d.header = d.header[:0]
-	colon := bytes.IndexByte(h, ':')
-	name := strings.ToLower(strings.TrimRight(string(h[:colon]), " \t"))
-	d.note(name, h[colon+1:])
-	if d.err != nil || !d.env.Plain && d.c.drop[name] {
-		return d.err
-	}
-	if eightBit(h) {
-		d.sendOpt(queue.UTF8Header)
-	}
-	if kind := addressHeader(name); kind != notAddresses && !d.env.Plain && d.rewrites() {
-		return d.rewriteHeader(h, colon+1, kind)
-	}
-	if _, err := d.q.Write(h); err != nil {
-		return d.failed(err)
-	}
-	return nil
-}
 
 // note remembers which headers there are, counts hops, and logs message ids.
 func (d *Draft) note(name string, value []byte) {
@@ -164,9 +29,9 @@ func (d *Draft) note(name string, value []byte) {
 	}
 	switch name {
 	case "received":
-		if d.hops++; d.hops >= d.c.c.HopLimit && d.err == nil { // the one on top counts, too
+		if d.hops++; d.hops >= d.c.c.HopLimit { // the one on top counts, too
 			d.log.Warnf("%s: message rejected: hopcount exceeded", d.q.ID())
-			d.err = dsn.New(554, "5.4.0", "Error: too many hops")
+			d.refuse(dsn.New(554, "5.4.0", "Error: too many hops"))
 		}
 	case "message-id":
 		d.has |= hasMessageID
@@ -187,7 +52,7 @@ func (d *Draft) note(name string, value []byte) {
 		d.has |= hasFrom
 	case "resent-from":
 		d.has |= hasResentFrom
-	case "to", "cc", "bcc", "apparently-to", "resent-to", "resent-cc", "resent-bcc":
+	case "to", "cc", "resent-to", "resent-cc":
 		d.has |= hasRecipient
 	}
 }
@@ -223,7 +88,7 @@ const (
 // left incomplete.
 func addressHeader(name string) headerKind {
 	switch strings.TrimPrefix(name, "resent-") {
-	case "from", "sender", "reply-to", "errors-to", "return-receipt-to", "disposition-notification-to":
+	case "from", "sender", "reply-to", "errors-to", "return-receipt-to", "disposition-notification-to", "return-path":
 		return senderHeader
 	case "to", "cc", "bcc", "apparently-to", "mail-followup-to":
 		return recipientHeader
@@ -235,19 +100,20 @@ func addressHeader(name string) headerKind {
 func (d *Draft) rewrites() bool { return d.env.Rewrite == "local" || d.c.c.RemoteDomain != "" }
 
 // rewriteHeader completes and maps the addresses of a header, in place: the rest
-// of it stays as it was written.
+// of it stays as it was written, as far as header_address_token_limit.
 func (d *Draft) rewriteHeader(h []byte, colon int, kind headerKind) error {
 	text := string(h[colon:])
-	special := d.c.c.SenderCanonical
+	special, class := d.c.c.SenderCanonical, HeaderSender
 	if kind == recipientHeader {
-		special = d.c.c.RecipientCanonical
+		special, class = d.c.c.RecipientCanonical, HeaderRecipient
 	}
 	var out strings.Builder
 	out.Write(h[:colon])
 	last := 0
-	for _, f := range Addresses(text) {
+	list, end := addresses(text, d.c.c.TokenLimit)
+	for _, f := range list {
 		a := d.c.complete(f.Address, d.env.Rewrite == "local")
-		a, err := d.c.canonical(d.ctx, a, special)
+		a, err := d.mapped(d.ctx, a, special, class)
 		if err != nil {
 			return d.tableFailed(err)
 		}
@@ -255,21 +121,27 @@ func (d *Draft) rewriteHeader(h []byte, colon int, kind headerKind) error {
 			continue
 		}
 		out.WriteString(text[last:f.Start])
+		if a.IsNull() {
+			out.WriteString(`""`)
+		}
 		out.WriteString(a.Quoted())
 		last = f.End
 	}
-	out.WriteString(text[last:])
+	out.WriteString(text[last:end])
+	out.WriteByte('\n')
 	return d.put(out.String())
 }
 
 // endHeader adds what is missing where the writer is local, and ends the header.
 // The empty line after it is the caller's.
 func (d *Draft) endHeader() error {
-	d.state = inBody
 	add := d.rewrites() || d.c.c.AddMissing
 	prefix, id, date, from := "", hasMessageID, hasDate, hasFrom
 	if d.has&hasResent != 0 {
 		prefix, id, date, from = "Resent-", hasResentMessageID, hasResentDate, hasResentFrom
+	}
+	if d.refused != nil || d.discard {
+		return d.err
 	}
 	if add && !d.env.Plain {
 		d.addMissing(prefix, id, date, from)
@@ -314,6 +186,9 @@ func (d *Draft) from() string {
 	if d.env.FullName == "" {
 		return a.Quoted()
 	}
+	if d.c.c.ColumnFrom {
+		return a.Quoted() + " (" + d.env.FullName + ")"
+	}
 	return phrase(d.env.FullName) + " <" + a.Quoted() + ">"
 }
 
@@ -323,18 +198,4 @@ func phrase(s string) string {
 		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 	}
 	return s
-}
-
-// endOfInput ends a letter that has no body.
-func (d *Draft) endOfInput() {
-	if len(d.line) > 0 {
-		rest := append(d.line, '\n')
-		d.line = nil
-		if d.headerPart(rest, true) != nil || d.state != inHeader {
-			return
-		}
-	}
-	if d.flushHeader() == nil {
-		d.endHeader()
-	}
 }

@@ -17,8 +17,14 @@ type Found struct {
 // names and source routes are passed over. It never fails: what makes no sense
 // yields no address, or an odd one.
 func Addresses(s string) []Found {
-	p := addressParser{s: s}
-	return p.parse()
+	list, _ := addresses(s, 1<<30)
+	return list
+}
+
+// addresses reads at most limit tokens, and tells where it stopped.
+func addresses(s string, limit int) ([]Found, int) {
+	p := addressParser{s: s, left: limit}
+	return p.parse(), p.i
 }
 
 type addressParser struct {
@@ -27,6 +33,7 @@ type addressParser struct {
 	list  []Found
 	words []word // since the last separator, if no angle bracket came
 	gap   bool   // white space or a comment since the last token
+	left  int    // tokens that may be read yet
 }
 
 type word struct{ start, end int }
@@ -37,6 +44,12 @@ func (p *addressParser) parse() []Found {
 		case ' ', '\t', '\n', '\r':
 			p.gap = true
 			p.i++
+			continue
+		}
+		if p.left--; p.left < 0 {
+			break
+		}
+		switch p.s[p.i] {
 		case '(':
 			p.comment()
 			p.gap = true

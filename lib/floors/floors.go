@@ -16,7 +16,7 @@ var house = []struct {
 	{"bedrock", "unixsock"},
 	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser logical proclist floors"},
 	{"ground: the shared words", "command ipc message mailbox maps sasl dns tlsconf agent"},
-	{"first: protocols, state, judgement", "agent/wire smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias sieve spam virus"},
+	{"first: protocols, state, judgement", "agent/wire smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias checks sieve spam virus"},
 	{"second: work", "cleanup deliver/ verify screen"},
 	{"third: daemons", "smtpd qmgr lmtpd imapd pop3d timsieved list webmail admin"},
 	{"roof: settings and command lines", "conf/maincf conf/imapdconf conf/spamconf cli"},

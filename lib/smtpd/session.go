@@ -256,9 +256,17 @@ func (s *session) effect(verb string, e access.Effect) {
 	}
 }
 
+func (s *session) who() Who {
+	w := Who{Addr: s.peer.addr, SASLUser: s.saslUser}
+	if s.conn != nil && s.conn.TLS() != nil {
+		w.Trusted = len(s.conn.TLS().VerifiedChains) > 0
+	}
+	return w
+}
+
 // begin makes the letter: from here the session has a queue id.
 func (s *session) begin(ctx context.Context) error {
-	local := s.c.Local != nil && s.c.Local(s.peer.addr)
+	local := s.c.Local != nil && s.c.Local(s.who())
 	encoding := ""
 	switch s.mail.Body {
 	case "8BITMIME":

@@ -95,7 +95,7 @@ type Config struct {
 	CheckRecipient bool // smtpd_reject_unlisted_recipient
 	CheckSender    bool // smtpd_reject_unlisted_sender
 	Recipients     *Recipients
-	Local          func(netip.Addr) bool // local_header_rewrite_clients
+	Local          func(Who) bool // local_header_rewrite_clients
 
 	Resolver    Resolver // nil: every client is unknown[address]
 	Cleaner     Cleaner
@@ -115,6 +115,13 @@ type Config struct {
 
 	Limits *Limits // shared by the services of a process; nil: none
 	Limit  LimitConfig
+}
+
+// Who is a client whose mail may be completed like that of a local writer.
+type Who struct {
+	Addr     netip.Addr
+	SASLUser string
+	Trusted  bool // its certificate was verified
 }
 
 // Resolver finds out who a client is.

@@ -5,12 +5,14 @@ package mailconf
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"angarium/lib/address"
+	"angarium/lib/checks"
 	"angarium/lib/cleanup"
 	"angarium/lib/conf/maincf"
 	"angarium/lib/maillog"
@@ -120,8 +122,26 @@ func Router(conf *maincf.Config, log *maillog.Logger) (*route.Router, error) {
 // NoMappings is no_address_mappings of receive_override_options: recipients stay
 // as they are, and there are no more of them.
 func NoMappings(c *cleanup.Config) {
-	c.Canonical, c.SenderCanonical, c.RecipientCanonical, c.VirtualAlias = nil, nil, nil, nil
-	c.SenderBcc, c.RecipientBcc, c.AlwaysBcc = nil, nil, ""
+	none := cleanup.Mapping{}
+	c.Canonical, c.SenderCanonical, c.RecipientCanonical, c.VirtualAlias = none, none, none, nil
+	c.SenderBcc, c.RecipientBcc, c.AlwaysBcc, c.Masquerade = nil, nil, "", cleanup.Masquerade{}
+}
+
+// NoChecks is no_header_body_checks of receive_override_options.
+func NoChecks(c *cleanup.Config) {
+	c.Checks, c.MIME.Report, c.RejectChars = checks.Tables{}, 0, ""
+}
+
+// Overrides obeys the receive_override_options of an smtpd or pickup line.
+func Overrides(c *cleanup.Config, options []string) {
+	for _, o := range options {
+		switch strings.ToLower(o) {
+		case "no_address_mappings":
+			NoMappings(c)
+		case "no_header_body_checks":
+			NoChecks(c)
+		}
+	}
 }
 
 // Cleanup reads what cleanup(8) would.
@@ -138,12 +158,15 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 		RecursionLimit: conf.Int("virtual_alias_recursion_limit"),
 		DropHeaders:    conf.List("message_drop_headers"), AddMissing: conf.Bool("always_add_missing_headers"),
 		Undisclosed: conf.String("undisclosed_recipients_header"), RemoteDomain: conf.String("remote_header_rewrite_domain"),
-		DelayWarning: conf.Duration("delay_warning_time"),
-		Notify:       cleanup.NewNotifier(conf.QueueDir() + "/public/" + conf.String("queue_service_name")).Notify,
+		DelayWarning: conf.Duration("delay_warning_time"), LengthLimit: conf.Int("virtual_alias_address_length_limit"),
+		TokenLimit: conf.Int("header_address_token_limit"), NoOriginal: !conf.Bool("enable_original_recipient"), OwnerPlain: !conf.Bool("owner_request_special"),
+		ColumnFrom: conf.String("header_from_format") == "obsolete",
+		Masquerade: cleanup.Masquerade{Domains: conf.List("masquerade_domains"), Exceptions: lower(conf.List("masquerade_exceptions"))},
+		Notify:     cleanup.NewNotifier(conf.QueueDir() + "/public/" + conf.String("queue_service_name")).Notify,
 	}
 	for name, p := range map[string]*cleanup.Table{
-		"canonical_maps": &c.Canonical, "sender_canonical_maps": &c.SenderCanonical,
-		"recipient_canonical_maps": &c.RecipientCanonical, "virtual_alias_maps": &c.VirtualAlias,
+		"canonical_maps": &c.Canonical.Table, "sender_canonical_maps": &c.SenderCanonical.Table,
+		"recipient_canonical_maps": &c.RecipientCanonical.Table, "virtual_alias_maps": &c.VirtualAlias,
 		"sender_bcc_maps": &c.SenderBcc, "recipient_bcc_maps": &c.RecipientBcc,
 	} {
 		t, err := table(conf, name, log, func(t maps.Table) cleanup.Table { return t })
@@ -151,6 +174,12 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 			return c, err
 		}
 		*p = t
+	}
+	if err := classes(conf, &c); err != nil {
+		return c, err
+	}
+	if err := contentChecks(conf, &c, log); err != nil {
+		return c, err
 	}
 	local, err := Domains(conf, "mydestination", log)
 	if err != nil {
@@ -161,4 +190,103 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 		return ok && err == nil
 	}
 	return c, conf.Err()
+}
+
+func lower(list []string) []string {
+	for i := range list {
+		list[i] = strings.ToLower(list[i])
+	}
+	return list
+}
+
+// classes reads which addresses are rewritten.
+func classes(conf *maincf.Config, c *cleanup.Config) error {
+	for name, p := range map[string]*cleanup.Mapping{"canonical": &c.Canonical, "sender_canonical": &c.SenderCanonical, "recipient_canonical": &c.RecipientCanonical} {
+		p.Name = name + "_maps"
+	}
+	for name, p := range map[string]*cleanup.Class{
+		"canonical_classes": &c.Canonical.Classes, "sender_canonical_classes": &c.SenderCanonical.Classes,
+		"recipient_canonical_classes": &c.RecipientCanonical.Classes, "masquerade_classes": &c.Masquerade.Classes,
+	} {
+		set, bad := cleanup.ParseClasses(conf.List(name))
+		switch { // those of one side only know the addresses of that side
+		case name == "sender_canonical_classes" && set&^(cleanup.EnvelopeSender|cleanup.HeaderSender) != 0,
+			name == "recipient_canonical_classes" && set&^(cleanup.EnvelopeRecipient|cleanup.HeaderRecipient) != 0:
+			bad = conf.String(name)
+		}
+		if bad != "" {
+			return fmt.Errorf("unknown %s value \"%s\" in \"%s\"", name, bad, conf.String(name))
+		}
+		*p = set
+	}
+	if len(c.Masquerade.Domains) == 0 {
+		c.Masquerade.Classes = 0
+	}
+	return nil
+}
+
+// contentChecks reads what is looked at in the content.
+func contentChecks(conf *maincf.Config, c *cleanup.Config, log *maillog.Logger) error {
+	c.Checks = checks.Tables{
+		HeaderName: "header_checks", MIMEName: "mime_header_checks", NestedName: "nested_header_checks", BodyName: "body_checks",
+		BodyLimit: int64(conf.Int("body_checks_size_limit")),
+	}
+	for name, p := range map[string]*checks.Table{
+		"header_checks": &c.Checks.Header, "mime_header_checks": &c.Checks.MIME,
+		"nested_header_checks": &c.Checks.Nested, "body_checks": &c.Checks.Body,
+	} {
+		t, err := table(conf, name, log, func(t maps.Table) checks.Table { return t })
+		if err != nil {
+			return err
+		}
+		*p = t
+	}
+	c.MIME = checks.Options{Nesting: conf.Int("mime_nesting_limit"), Boundary: conf.Int("mime_boundary_length_limit"), NoMIME: conf.Bool("disable_mime_input_processing")}
+	if strict := conf.Bool("strict_8bitmime"); !c.MIME.NoMIME {
+		if strict || conf.Bool("strict_7bit_headers") {
+			c.MIME.Report |= checks.Fault8bitHeader
+		}
+		if strict || conf.Bool("strict_8bitmime_body") {
+			c.MIME.Report |= checks.Fault8bitBody
+		}
+		if conf.Bool("strict_mime_encoding_domain") {
+			c.MIME.Report |= checks.FaultDomain
+		}
+	}
+	for name, p := range map[string]*string{"message_reject_characters": &c.RejectChars, "message_strip_characters": &c.StripChars} {
+		var ok bool
+		if *p, ok = unescape(conf.String(name)); !ok {
+			return fmt.Errorf("bad %s value: %s", name, conf.String(name))
+		}
+	}
+	return nil
+}
+
+// unescape reads the backslash sequences of C that Postfix knows.
+func unescape(s string) (string, bool) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i++; i == len(s) {
+			return "", false
+		}
+		if j := strings.IndexByte("abfnrtv", s[i]); j >= 0 {
+			b.WriteByte("\a\b\f\n\r\t\v"[j])
+			continue
+		}
+		if s[i] < '0' || s[i] > '7' {
+			b.WriteByte(s[i])
+			continue
+		}
+		n := 0
+		for end := i + 3; i < len(s) && i < end && s[i] >= '0' && s[i] <= '7'; i++ {
+			n = n<<3 | int(s[i]-'0')
+		}
+		i--
+		b.WriteByte(byte(n))
+	}
+	return b.String(), true
 }
