@@ -28,6 +28,9 @@ func (e *Encoder) Reset(w io.Writer) { e.w = w }
 // Flush sends what is buffered.
 func (e *Encoder) Flush() error {
 	e.send()
+	if f, ok := e.w.(interface{ Flush() error }); ok && e.err == nil {
+		e.err = f.Flush()
+	}
 	if e.buf != nil {
 		outs.Put((*[outSize]byte)(e.buf[:outSize]))
 		e.buf = nil

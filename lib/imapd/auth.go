@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"angarium/lib/imap"
 	"angarium/lib/maillog"
 	"angarium/lib/sasl"
 	"angarium/lib/store"
@@ -38,6 +39,9 @@ func (s *session) capabilities() string {
 		}
 		b.WriteString(" SASL-IR")
 	} else {
+		if !s.compressed {
+			b.WriteString(" COMPRESS=DEFLATE")
+		}
 		b.WriteString(" IDLE")
 	}
 	if len(s.conf.Unsupported) == 0 {
@@ -73,7 +77,7 @@ func (s *session) capability() {
 		s.Raw(s.capabilities())
 	} else { // unlike the greeting this names everything, as in Cyrus
 		c := s.capabilities()
-		s.Raw(before + after + strings.TrimPrefix(c, before) + " IDLE")
+		s.Raw(before + after + strings.TrimPrefix(c, before) + " COMPRESS=DEFLATE IDLE")
 	}
 	s.CRLF()
 	s.OK("Completed")
@@ -143,6 +147,30 @@ func (s *session) starttls() {
 	}
 }
 
+// compress is COMPRESS, RFC 4978.
+func (s *session) compress() {
+	s.dec.SP()
+	algorithm := s.dec.Atom()
+	if s.dec.CRLF(); !s.dec.OK() {
+		return
+	}
+	switch {
+	case s.compressed:
+		s.BAD("[COMPRESSIONACTIVE] DEFLATE active via COMPRESS")
+	case !strings.EqualFold(algorithm, "DEFLATE"):
+		s.NO("Unknown COMPRESS algorithm: " + algorithm)
+	default:
+		s.OK(algorithm + " active")
+		if s.Flush() != nil {
+			s.bye = true
+			return
+		}
+		s.compressed = true
+		s.dec.Reset(imap.NewInflater(s.conn))
+		s.Encoder.Reset(imap.NewDeflater(s.conn))
+	}
+}
+
 // login is LOGIN, RFC 3501, 6.2.3.
 func (s *session) login() {
 	if s.loggedIn {
@@ -159,6 +187,11 @@ func (s *session) login() {
 	if !s.cleartext() {
 		s.log.Log(maillog.Notice, "badlogin: %s plaintext (%.200s) [login attempted without a layer]", s.peer(), user)
 		s.NO("Login only available under a layer")
+		return
+	}
+	if strings.EqualFold(user, "anonymous") {
+		s.log.Log(maillog.Notice, "badlogin: %s anonymous login refused", s.peer())
+		s.NO("Anonymous login is not permitted")
 		return
 	}
 	id, err := s.conf.Verifier.Verify(s.ctx, user, password)
@@ -293,7 +326,11 @@ func (s *session) exchange(mech string, server sasl.Server, response []byte) {
 		case err != nil && !s.dec.OK():
 			return
 		case err != nil:
-			s.refuseLogin(mech, authcid, err, "authentication failure")
+			text := "authentication failure"
+			if e := (*sasl.Error)(nil); errors.As(err, &e) && e.Code == sasl.CodeBadProt {
+				text = "bad protocol / cancel"
+			}
+			s.refuseLogin(mech, authcid, err, text)
 			return
 		case done && authzid != "" && authzid != authcid && !slices.Contains(s.conf.Admins, authcid) && !slices.Contains(s.conf.Proxies, authcid):
 			s.refuseLogin(mech, authcid, &sasl.Error{Code: sasl.CodeNoAuthz, Text: "not authorized"}, "authentication failure")

@@ -33,16 +33,17 @@ type session struct {
 	ip   string
 	host *string // of ip, with a blank; nil: not looked up yet
 
-	tls       bool
-	user      store.User
-	loggedIn  bool
-	ns        mailbox.Namespace
-	badLogins int
-	leave     func()
-	gone      func() // takes the session off the list of who is connected
-	condstore bool   // told of mod-sequences from now on
-	qresync   bool
-	box       *selected // nil: none
+	tls        bool
+	compressed bool // COMPRESS is active
+	user       store.User
+	loggedIn   bool
+	ns         mailbox.Namespace
+	badLogins  int
+	leave      func()
+	gone       func() // takes the session off the list of who is connected
+	condstore  bool   // told of mod-sequences from now on
+	qresync    bool
+	box        *selected // nil: none
 
 	tag     string
 	command string
@@ -381,6 +382,8 @@ func commands(name string) (command, bool) {
 
 func mailboxCommands(name string) (func(*session), bool) {
 	switch name {
+	case "COMPRESS":
+		return (*session).compress, true
 	case "ENABLE":
 		return (*session).enable, true
 	case "NAMESPACE":
