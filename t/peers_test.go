@@ -171,6 +171,11 @@ func cmdPeerDovecot(ts *testscript.TestScript, neg bool, args []string) {
 	location := "maildir:" + dir + "/home/Maildir"
 	if len(args) > 0 {
 		location = args[0]
+		var st syscall.Stat_t
+		if os.Geteuid() == 0 && syscall.Stat(strings.Split(location, ":")[1], &st) == nil { // as the user whose mail it is
+			ids = fmt.Sprintf("uid=%d gid=%d", st.Uid, st.Gid)
+			peerRun(ts, nil, "chown", "-R", strconv.Itoa(int(st.Uid)), dir)
+		}
 	}
 	ts.Check(os.WriteFile(dir+"/passwd", []byte("u0:{PLAIN}secret::::"+dir+"/home::\n"), 0o644))
 	ts.Check(os.WriteFile(dir+"/dovecot.conf", fmt.Appendf(nil, `protocols = lmtp

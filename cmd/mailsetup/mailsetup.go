@@ -11,11 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"angarium/lib/cli"
 	"angarium/lib/conf/maincf"
@@ -30,6 +30,9 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if err != nil {
 		return err
 	}
+	if os.Geteuid() == 0 {
+		syscall.Umask(0o022) // other users than root must pass the folders and read the files
+	}
 	s, err := newSetup(o)
 	if err != nil {
 		return err
@@ -38,6 +41,11 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 		return err
 	}
 	s.warnKept(c, o)
+	if !s.done || o.force {
+		for _, w := range s.warnings {
+			fmt.Fprintf(c.Stderr, "mailsetup: warning: %s\n", w)
+		}
+	}
 	if err := s.writeConfiguration(o.force); err != nil {
 		return err
 	}
@@ -45,7 +53,7 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 		return err
 	}
 	if !s.done || o.force {
-		if err := s.finish(ctx); err != nil {
+		if err := s.finish(ctx, c); err != nil {
 			return err
 		}
 	} else if s.Private {
@@ -240,9 +248,12 @@ type setup struct {
 	Dir, Domain, Hostname string
 	Private, Apple, Home  bool // Home: mail for other domains goes back
 	Owner, Group, Bin     string
+	StoreOwner            string // of a private server's mail; the system's is cyrus
+	Privs                 string // default_privs; empty: as main.cf has it by default
 	Daemons, Commands     string // of Postfix and of its users; empty: where main.cf has them by default
 	done                  bool   // the set-up was there, and whole
 	oldAliases            bool   // so was the file of aliases
+	warnings              []string
 
 	Postfix, ImapdConf, CyrusConf, SSL string // configuration
 	Spool, ImapSpool, Lib              string // queue, mail, state
@@ -332,15 +343,9 @@ func (s *setup) private(o *options) (err error) {
 	if s.Hostname == "" {
 		s.Hostname = "mail." + s.Domain
 	}
-	me, err := user.Current()
-	if err != nil {
+	if err := s.owners(); err != nil {
 		return err
 	}
-	group, err := user.LookupGroupId(me.Gid)
-	if err != nil {
-		return err
-	}
-	s.Owner, s.Group = me.Username, group.Name
 	s.Daemons, s.Commands = s.Bin, s.Bin
 	at := func(p string) string { return filepath.Join(s.Dir, p) }
 	s.Postfix, s.SSL = at("etc/postfix"), at("etc/ssl")

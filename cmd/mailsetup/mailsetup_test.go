@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"angarium/lib/cli"
+	"angarium/lib/sysuser"
 )
 
 var update = flag.Bool("update", false, "write etc/samples anew")
@@ -299,5 +301,67 @@ func TestBusyPortsAreFoundBeforeTheStart(t *testing.T) {
 	}
 	if err := free(addrs); err != nil {
 		t.Error(err)
+	}
+}
+
+// Daemons may become a user who can reach the folder and the programs, and no other.
+func TestClosedTo(t *testing.T) {
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := top + "/a/b"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for d := dir; d != filepath.Dir(os.TempDir()) && len(d) > 1; d = filepath.Dir(d) {
+		if info, err := os.Stat(d); err == nil && info.Mode()&1 == 0 {
+			if err := os.Chmod(d, 0o755); err != nil {
+				t.Skip(err)
+			}
+		}
+	}
+	stranger := &sysuser.User{Name: "stranger", UID: 64999, GID: 64999}
+	owner := &sysuser.User{Name: "owner", UID: os.Getuid(), GID: 64999}
+	group := &sysuser.User{Name: "group", UID: 64999, GID: os.Getgid()}
+	for _, c := range []struct {
+		u    *sysuser.User
+		mode os.FileMode
+		want string
+	}{
+		{stranger, 0o755, ""}, {stranger, 0o710, top + "/a"}, {group, 0o710, ""}, {group, 0o701, top + "/a"},
+		{owner, 0o700, ""}, {owner, 0o677, top + "/a"},
+	} {
+		if os.Getuid() != 0 && c.mode&0o100 == 0 {
+			continue // we could not look either
+		}
+		if err := os.Chmod(top+"/a", c.mode); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := closedTo(c.u, dir+"/not/there/yet"); got != c.want || err != nil {
+			t.Errorf("%s, %v: %q, %v, want %q", c.u.Name, c.mode, got, err, c.want)
+		}
+	}
+}
+
+// A private server of root's is another user's, unless that one can't reach it.
+func TestOwners(t *testing.T) {
+	dir := t.TempDir()
+	s, err := newSetup(&options{dir: dir, base: -1, profile: "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() != 0 {
+		if me, err := user.Current(); err != nil || s.Owner != me.Username || s.StoreOwner != me.Username || len(s.warnings) > 0 {
+			t.Errorf("%q %q %q %v", s.Owner, s.StoreOwner, s.warnings, err)
+		}
+		return
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err = newSetup(&options{dir: dir, base: -1, profile: "default"})
+	if err != nil || s.Owner != "root" || s.StoreOwner != "root" || len(s.warnings) != 1 || !strings.Contains(s.warnings[0], "cannot pass "+filepath.Dir(dir)) {
+		t.Errorf("behind a closed folder: %q %q %q %v", s.Owner, s.StoreOwner, s.warnings, err)
 	}
 }

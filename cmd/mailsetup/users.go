@@ -12,6 +12,7 @@ import (
 	"angarium/lib/accounts"
 	"angarium/lib/cli"
 	"angarium/lib/conf/imapdconf"
+	"angarium/lib/conf/maincf"
 	"angarium/lib/conf/storeconf"
 	"angarium/lib/mailbox"
 	"angarium/lib/store"
@@ -33,7 +34,7 @@ func (s *setup) addUsers(ctx context.Context, c *cli.Cmd) error {
 			fmt.Fprintf(c.Stderr, "mailsetup: warning: %s has a password, but is no administrator until admins in %s names it\n", a.Name, s.ImapdConf)
 		}
 	}
-	dirs := []string{conf.String("configdirectory")}
+	dirs := []string{conf.String("configdirectory"), s.SocketDir}
 	for _, p := range conf.Partitions() {
 		dirs = append(dirs, p.Path)
 	}
@@ -46,12 +47,17 @@ func (s *setup) addUsers(ctx context.Context, c *cli.Cmd) error {
 // letPostfixIn gives the MTA's user the way to the store's sockets and the right
 // to read the user database; nobody else may speak LMTP to the store.
 func (s *setup) letPostfixIn(conf *imapdconf.Config) error {
-	if s.Private || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
 		return nil
 	}
-	postfix, err := sysuser.Lookup(s.Owner)
+	mta, err := maincf.Load(s.Postfix)
+	if err != nil {
+		return err
+	}
+	owner := mta.String("mail_owner")
+	postfix, err := sysuser.Lookup(owner)
 	if err == nil && postfix == nil {
-		err = fmt.Errorf("there is no user %s: make it first (useradd -r -M %s)", s.Owner, s.Owner)
+		err = fmt.Errorf("there is no user %s: make it first (useradd -r -M %s)", owner, owner)
 	}
 	if err != nil {
 		return err
@@ -64,10 +70,10 @@ func (s *setup) letPostfixIn(conf *imapdconf.Config) error {
 }
 
 // asOwner calls f with the rights of the store's user, to whom the folders are
-// given. On a private server that is whoever calls.
+// given. An ordinary user's private server has no other.
 func (s *setup) asOwner(name string, dirs []string, f func() error) error {
 	uid, gid := os.Geteuid(), os.Getegid()
-	if !s.Private && uid == 0 {
+	if uid == 0 {
 		if name == "" {
 			name = "cyrus"
 		}

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"angarium/lib/cli"
 )
 
 //go:embed files
@@ -44,7 +46,7 @@ func (s *setup) configuration() []file {
 func (s *setup) writeConfiguration(anew bool) error {
 	dirs := []string{s.Postfix + "/sasl", s.SSL}
 	if s.Private {
-		dirs = append(dirs, s.Spool, s.ImapSpool, s.SocketDir, s.Lib+"/postfix", s.Log)
+		dirs = append(dirs, s.Spool, s.Lib, s.Log)
 	}
 	for _, d := range dirs {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -144,14 +146,15 @@ func (s *setup) certificate() error {
 
 // finish builds the alias table, lets postfix make the queue's folders, and
 // writes the README.
-func (s *setup) finish(ctx context.Context) error {
+func (s *setup) finish(ctx context.Context, c *cli.Cmd) error {
 	for _, cmd := range [][]string{
 		{"postalias", "-c", s.Postfix, "hash:" + s.Aliases},
 		{"postfix", "-c", s.Postfix, "check"},
 	} {
-		out, err := exec.CommandContext(ctx, filepath.Join(s.Bin, cmd[0]), cmd[1:]...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", cmd[0], err, bytes.TrimSpace(out))
+		run := exec.CommandContext(ctx, filepath.Join(s.Bin, cmd[0]), cmd[1:]...)
+		run.Stderr = c.Stderr // a terminal gets what else is in the log only
+		if err := run.Run(); err != nil {
+			return fmt.Errorf("%s: %w (see the mail log)", cmd[0], err)
 		}
 	}
 	if !s.Private {

@@ -505,7 +505,13 @@ func TestReloadMovesListener(t *testing.T) {
 		tr.write("etc/master.cf", line+" inet n - n - - smtpd\n")
 		tr.signal(syscall.SIGHUP)
 		until(t, "the reload", func() bool { return strings.Count(tr.log(), "reload -- version") == i+1 })
-		until(t, "the new process", func() bool { return tcp().name == line })
+		until(t, "the new process", func() bool {
+			c, err := net.Dial("tcp", "127.0.0.1:"+port)
+			if err != nil {
+				return false // the old listener is shut down, the new one not there yet
+			}
+			return greet(t, c).name == line
+		})
 	}
 	if got := s.say("x"); got != "x" {
 		t.Errorf("the session of the old listener says %q", got)

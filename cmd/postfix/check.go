@@ -134,12 +134,52 @@ func (s *script) checkFatal(ctx context.Context) error {
 	for _, w := range s.conf.Warnings() {
 		s.warn("%s", w)
 	}
+	s.sharedRights()
 	s.unused(ctx)
 	s.buildTables(ctx)
 	if exists(filepath.Join(s.commands, "postsuper")) {
 		return s.command(ctx, "postsuper", "-c", s.conf.Dir())
 	}
 	return nil
+}
+
+// sharedRights warns where the three identities of a mail system are not apart: its
+// own, that of users' commands, and the group of the set-gid programs. Postfix
+// refuses to run then; a private server of root's has nobody to be kept apart from.
+func (s *script) sharedRights() {
+	if os.Geteuid() != 0 {
+		return
+	}
+	id, err := s.ids()
+	privs, err2 := sysuser.Lookup(s.conf.String("default_privs"))
+	if err != nil || err2 != nil || privs == nil {
+		return // said elsewhere
+	}
+	owner, setgid := s.conf.String("mail_owner"), s.conf.String("setgid_group")
+	file := filepath.Join(s.conf.Dir(), "main.cf")
+	for _, p := range []struct {
+		name, kind, value string
+		uid, gid          int
+	}{
+		{"mail_owner", "user", owner, id.owner, id.ownerGroup},
+		{"default_privs", "user", privs.Name, privs.UID, privs.GID},
+		{"setgid_group", "group", setgid, -1, id.setgid},
+	} {
+		switch {
+		case p.uid == 0:
+			s.warn("file %s: parameter %s: user %s has privileged user ID", file, p.name, p.value)
+		case p.gid == 0:
+			s.warn("file %s: parameter %s: %s %s has privileged group ID", file, p.name, p.kind, p.value)
+		}
+	}
+	switch {
+	case id.owner == privs.UID:
+		s.warn("file %s: parameters default_privs and mail_owner specify the same user %s", file, owner)
+	case id.ownerGroup == id.setgid:
+		s.warn("file %s: parameters mail_owner and setgid_group: user %s and group %s have the same group ID: %d", file, owner, setgid, id.setgid)
+	case privs.GID == id.setgid:
+		s.warn("file %s: parameters default_privs and setgid_group: user %s and group %s have the same group ID: %d", file, privs.Name, setgid, id.setgid)
+	}
 }
 
 // unused has postconf warn of parameters that nothing uses, misspelt ones above all,

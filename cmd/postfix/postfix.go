@@ -53,6 +53,10 @@ func Main(ctx context.Context, c *cli.Cmd) error {
 	if err != nil {
 		return err
 	}
+	s.oldSettings()
+	if err := conf.Err(); err != nil {
+		return err
+	}
 	command := ""
 	if len(words) > 0 {
 		command, s.args = words[0], words[1:]
@@ -78,6 +82,7 @@ type script struct {
 	c        *cli.Cmd
 	conf     *maincf.Config
 	log      *maillog.Logger
+	tag      string // in the log, of what is not the script's
 	args     []string
 	queue    string
 	commands string
@@ -105,15 +110,41 @@ func newScript(c *cli.Cmd, conf *maincf.Config) (*script, error) {
 	if tag == "" {
 		tag = conf.String("syslog_name")
 	}
+	s.tag = tag
 	s.log = maillog.New(sink, tag+"/postfix-script")
 	return s, conf.Err()
 }
 
-// say logs a line and shows it.
+// lastCompat is the newest compatibility_level that moves a default.
+const lastCompat = "3.6"
+
+// oldSettings reminds of a compatibility_level below the newest, in postfix' own
+// name as the other words of Postfix' that are not its script's.
+func (s *script) oldSettings() {
+	if !s.conf.CompatBelow(lastCompat) {
+		return
+	}
+	for _, text := range []string{
+		"Postfix is using backwards-compatible default settings",
+		"See http://www.postfix.org/COMPATIBILITY_README.html for details",
+		`To disable backwards compatibility use "postconf compatibility_level=` + lastCompat + `" and "postfix reload"`,
+	} {
+		s.sayAs(s.tag, maillog.Info, text)
+	}
+}
+
+// say logs a line, and shows it to a person.
 func (s *script) say(pri maillog.Priority, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	fmt.Fprintf(s.c.Stderr, "%s: %s\n", s.log.Tag(), text)
-	s.log.Log(pri, "%s", text)
+	s.sayAs(s.log.Tag(), pri, fmt.Sprintf(format, args...))
+}
+
+// sayAs is say under another name. A reload that cron does must not send mail, so
+// what is no terminal gets nothing, as in Postfix.
+func (s *script) sayAs(tag string, pri maillog.Priority, text string) {
+	if cli.Terminal(s.c.Stderr) {
+		fmt.Fprintf(s.c.Stderr, "%s: %s\n", tag, text)
+	}
+	s.log.As(tag).Log(pri, "%s", text)
 }
 
 func (s *script) info(format string, args ...any) { s.say(maillog.Info, format, args...) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,6 +78,9 @@ setgid_group = %[3]s
 myhostname = mail.test
 inet_interfaces = 127.0.0.1
 `, dir, id(t, "-un"), id(t, "-gn")))
+	if os.Getuid() == 0 { // three that have nothing in common
+		set(t, dir, "default_privs = daemon\nsetgid_group = mail\n")
+	}
 	t.Cleanup(func() { _, _, _ = postfix(t, dir, "stop") })
 	return dir
 }
@@ -88,9 +92,26 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// postfix runs a command and returns its exit status and what it said.
-func postfix(t *testing.T, dir string, args ...string) (code int, stdout, stderr string) {
+// set gives parameters in main.cf other values.
+func set(t *testing.T, dir, lines string) {
 	t.Helper()
+	b, err := os.ReadFile(dir + "/etc/main.cf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for line := range strings.Lines(lines) {
+		name, _, _ := strings.Cut(line, "=")
+		text = regexp.MustCompile("(?m)^"+name+"=.*\n").ReplaceAllString(text, "") + line
+	}
+	write(t, dir+"/etc/main.cf", text)
+}
+
+// postfix runs a command and returns its exit status, its output, and what it
+// said: on standard error, then in the log, which goes to the output in one test.
+func postfix(t *testing.T, dir string, args ...string) (code int, stdout, said string) {
+	t.Helper()
+	before, _ := os.ReadFile(dir + "/log/mail.log")
 	cmd := exec.Command(dir+"/bin/postfix", append([]string{"-c", dir + "/etc"}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -101,10 +122,18 @@ func postfix(t *testing.T, dir string, args ...string) (code int, stdout, stderr
 	} else if err != nil {
 		t.Fatal(err)
 	}
+	after, _ := os.ReadFile(dir + "/log/mail.log")
+	lines := bytes.TrimPrefix(after, before)
+	for _, m := range scriptLine.FindAllSubmatch(append(lines, out.Bytes()...), -1) {
+		fmt.Fprintf(&errs, "postfix/postfix-script: %s\n", m[1])
+	}
 	return code, out.String(), errs.String()
 }
 
-// want compares one command with what Postfix' own says.
+var scriptLine = regexp.MustCompile(`(?m)^\w+ [ \d]\d [\d:]+ \S+ postfix/postfix-script\[\d+\]: (.*)$`)
+
+// want compares one command with what Postfix' own says. Nothing of that goes to
+// what is no terminal.
 func want(t *testing.T, dir string, code int, text string, args ...string) {
 	t.Helper()
 	if text != "" {
@@ -183,6 +212,25 @@ func TestCheck(t *testing.T) {
 		t.Errorf("upgrade-configuration: exit %d %q", code, out)
 	}
 	want(t, dir, 0, "", "check")
+}
+
+// Where one identity is another's, the words are those with which Postfix refuses.
+func TestSharedRights(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("an ordinary user is all of them")
+	}
+	for _, c := range []struct{ set, want string }{
+		{"mail_owner = root", "parameter mail_owner: user root has privileged user ID"},
+		{"default_privs = root", "parameter default_privs: user root has privileged user ID"},
+		{"setgid_group = root", "parameter setgid_group: group root has privileged group ID"},
+		{"default_privs = nobody", "parameters default_privs and mail_owner specify the same user nobody"},
+		{"mail_owner = bin\nsetgid_group = bin", "parameters mail_owner and setgid_group: user bin and group bin have the same group ID: 2"},
+		{"setgid_group = daemon", "parameters default_privs and setgid_group: user daemon and group daemon have the same group ID: 1"},
+	} {
+		dir := newTree(t)
+		set(t, dir, c.set+"\n")
+		want(t, dir, 0, "warning: file "+dir+"/etc/main.cf: "+c.want, "check")
+	}
 }
 
 func TestLogrotate(t *testing.T) {

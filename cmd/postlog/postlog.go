@@ -5,12 +5,9 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"angarium/lib/cli"
 	"angarium/lib/conf/maincf"
@@ -63,7 +60,7 @@ func Main(_ context.Context, c *cli.Cmd) error {
 	}
 	_ = pid // the number of the process is always there, as in Postfix since 3.4
 	say := func(text string) {
-		if terminal(c.Stderr) {
+		if cli.Terminal(c.Stderr) {
 			fmt.Fprintf(c.Stderr, "%s: %s%s\n", name, l.word, text)
 		}
 		log.Log(l.pri, "%s", l.word+text)
@@ -82,16 +79,6 @@ func Main(_ context.Context, c *cli.Cmd) error {
 			return nil
 		}
 	}
-}
-
-// terminal reports whether a person reads w.
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 // open finds the log and the name in front of the lines. Without a main.cf there is

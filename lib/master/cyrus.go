@@ -129,6 +129,7 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 	if err != nil {
 		return fail(cli.OSErr, "can't change to the cyrus user: %v", err)
 	}
+	shareLog(logFile(conf), cred)
 	if err := runStart(log, o, lines.Start, cred, c); err != nil {
 		return fail(1, "%v", err)
 	}
@@ -156,6 +157,24 @@ func runCyrus(ctx context.Context, c *cli.Cmd, o cyrusOptions) error {
 func logFile(conf *imapdconf.Config) string {
 	file, _ := conf.Raw("maillog_file")
 	return file
+}
+
+// shareLog gives the log to the store's user, as commands of cyrus.conf run with
+// that user's rights and append to it, too. Root made the file; its folder stays
+// root's, so that the file can't be replaced.
+func shareLog(path string, cred *syscall.Credential) {
+	if path == "" || cred == nil {
+		return
+	}
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return // what can't be logged is not worth a store that stands still
+	}
+	defer syscall.Close(fd)
+	var st syscall.Stat_t
+	if syscall.Fstat(fd, &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Nlink == 1 && st.Uid == 0 {
+		_ = syscall.Fchown(fd, int(cred.Uid), -1)
+	}
 }
 
 // redirect is -L: standard output and error go to a file.
@@ -298,6 +317,7 @@ func loadCyrus(ctx context.Context, log *maillog.Logger, o cyrusOptions, c *cli.
 	if s.Cred, err = credential(conf); err != nil {
 		return nil, err
 	}
+	shareLog(logFile(conf), s.Cred) // it may be another file now
 	s.Plan = plan.Cyrus(ctx, o.imapd, lines.Services, bin(c))
 	s.Plan.Notes = append(lines.Warnings, s.Plan.Notes...)
 	for _, p := range s.Plan.Processes {
