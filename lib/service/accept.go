@@ -135,17 +135,19 @@ func (k *child) bind(s *Service, sock ipc.Socket) error {
 	return nil
 }
 
-// serve starts a goroutine for each listener and each clock.
+// serve starts a goroutine for each listener and each clock. Those that take
+// something out of a socket count as sessions: a process that drains must not end
+// between the taking and the serving, or a client is cut off and a line lost.
 func (k *child) serve() {
 	for _, s := range k.env.Services {
 		for _, b := range s.run.bound {
 			switch {
 			case b.stream != nil:
-				go k.acceptLoop(s, b.stream)
+				k.sessions.Go(func() { k.acceptLoop(s, b.stream) })
 			case b.packets != nil:
-				go k.packetLoop(s, b.packets)
+				k.sessions.Go(func() { k.packetLoop(s, b.packets) })
 			case b.udp != nil:
-				go k.udpLoop(s, b.udp)
+				k.sessions.Go(func() { k.udpLoop(s, b.udp) })
 			case b.fifo != nil:
 				go k.fifoLoop(s, b.fifo)
 			}

@@ -83,3 +83,56 @@ func TestPanicEndsOneSession(t *testing.T) {
 		t.Errorf("%d sessions logged the panic: %v", panics, sink.lines)
 	}
 }
+
+// slowListener has taken a client out of the backlog when it is closed.
+type slowListener struct {
+	client net.Conn
+	closed chan struct{}
+	taken  chan struct{}
+}
+
+func (l *slowListener) Accept() (net.Conn, error) {
+	<-l.closed
+	if c := l.client; c != nil {
+		l.client = nil
+		<-l.taken
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (l *slowListener) Close() error   { close(l.closed); return nil }
+func (l *slowListener) Addr() net.Addr { return &net.UnixAddr{} }
+
+// TestDrainServesWhoWasTaken: a client that left the backlog just when the process
+// was told to take no more is served; the process must not end before.
+func TestDrainServesWhoWasTaken(t *testing.T) {
+	client, server := net.Pipe()
+	l := &slowListener{server, make(chan struct{}), make(chan struct{})}
+	s := &Service{Log: maillog.New(&numbered{lines: map[int64][]string{}}, "cyrus/imap"), run: newLine(0)}
+	s.run.bound = []bound{{service: s, stream: l}}
+	k := &child{handler: mind{}, conns: map[net.Conn]struct{}{}, ctx: context.Background(), env: &Env{Services: []*Service{s}},
+		drain: make(chan struct{}), listeners: []listener{l}}
+	k.end = func() {}
+	k.accept, k.stopTake = context.WithCancel(k.ctx)
+	k.serve()
+	ended := make(chan error, 1)
+	go func() { ended <- k.wait(nil, nil) }()
+	close(k.drain)
+	<-l.closed
+	select {
+	case <-ended:
+		t.Fatal("the process ended with a client in its hands")
+	case <-time.After(50 * time.Millisecond): // as far as a process gets that does not wait
+	}
+	close(l.taken)
+	_ = client.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := client.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(client); string(b) != "hello" || err != nil {
+		t.Errorf("answer %q, %v", b, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
