@@ -111,9 +111,6 @@ func New(c Config, begin Begin) *Bouncer {
 		if p.IsNull() {
 			p.Local = "postmaster"
 		}
-		if p.Domain == "" {
-			p.Domain = c.Origin
-		}
 	}
 	return &Bouncer{c: c, begin: begin}
 }
@@ -187,7 +184,12 @@ func (b *Bouncer) submit(ctx context.Context, n *Notice, entries []queue.LogEntr
 		return nil, err
 	}
 	defer d.Abort()
-	if err := d.Recipient(ctx, agent.Recipient{Address: to, Notify: agent.NotifyNever}); err != nil {
+	r := agent.Recipient{Address: to, Notify: agent.NotifyNever}
+	if to.Domain == "" { // of a setting
+		to.Domain = b.c.Origin
+		r.Address, r.Original = to, r.Address
+	}
+	if err := d.Recipient(ctx, r); err != nil {
 		return nil, err
 	}
 	w := &writer{Bouncer: b, n: n, w: bufio.NewWriter(d), postmaster: postmaster}

@@ -169,7 +169,7 @@ func (w *writer) status(entries []queue.LogEntry) {
 // sender has a name also where it is the null one.
 func (w *writer) sender() address.Address {
 	if w.n.Sender.IsNull() {
-		return address.Address{Local: "MAILER-DAEMON", Domain: w.c.Origin}
+		return address.Address{Local: "MAILER-DAEMON", Domain: w.c.Hostname} // no header: not rewritten
 	}
 	return w.n.Sender
 }
