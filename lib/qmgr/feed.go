@@ -82,7 +82,7 @@ func (m *Manager) scanner(ctx context.Context, mine scanFlags, scan func(context
 func (m *Manager) scan(ctx context.Context, want scanFlags) {
 	var sources []*source
 	if want&scanIncoming != 0 {
-		sources = append(sources, m.source(queue.Incoming, false))
+		sources = append(sources, m.source(queue.Incoming, want&flushDeferred != 0))
 	}
 	if want&scanDeferred != 0 {
 		sources = append(sources, m.source(queue.Deferred, want&flushDeferred != 0))
@@ -189,7 +189,7 @@ func (m *Manager) source(dir queue.Dir, all bool) *source {
 				return id, true
 			}
 			st, err := m.c.Queue.Stat(dir, id)
-			if err == nil && st.Complete() && !st.ModTime.After(now.Add(time.Second)) {
+			if err == nil && st.Complete() && (all || !st.ModTime.After(now.Add(time.Second))) {
 				return id, true
 			}
 		}

@@ -198,7 +198,7 @@ func (m *Manager) Trigger(request byte) {
 	case 'P': // pickup; ours
 		f = scanMaildrop
 	case 'A': // everything: forget dead sites
-		f = flushDeferred | scanDeferred
+		f = flushDeferred | scanDeferred | scanIncoming
 	case 'F': // flush
 		f = flushDeferred | scanDeferred | scanIncoming | scanMaildrop
 	default:
@@ -306,6 +306,10 @@ func (m *Manager) Drain(ctx context.Context) {
 func (m *Manager) restart() error {
 	for id, err := range m.c.Queue.Scan(queue.Active) {
 		if err != nil {
+			return err
+		}
+		// A message that a flush took early has a next try that is still to come.
+		if err := m.c.Queue.SetTry(queue.Active, id, m.c.Now()); err != nil && !isGone(err) {
 			return err
 		}
 		if err := m.c.Queue.Move(id, queue.Active, queue.Incoming); err != nil && !isGone(err) {

@@ -376,11 +376,21 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
+	// a flush had taken it early
+	if err := h.q.SetTry(queue.Active, id, h.clock().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	h.start()
 	h.wait(id + ": removed")
 	if got := strings.Join(h.got, "; "); got != "c@far.test via smtp:far.test" {
 		t.Errorf("tried %s", got)
 	}
+	later := h.post("a@x.test", "d@far.test") // as another system left it in incoming
+	if err := h.q.SetTry(queue.Incoming, later, h.clock().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	h.m.Trigger('F')
+	h.wait(later + ": removed")
 }
 
 type table map[string]string
