@@ -66,7 +66,7 @@ func TestCompress(t *testing.T) {
 	if got := k.cmd("APPEND INBOX {18}"); got[0] != "+ go ahead" {
 		t.Fatal(got)
 	}
-	k.send("Subject: short\n\r\n")
+	k.send("Subject: short\r\n\r\n\r\n")
 	if l := k.line(); !strings.Contains(l, " OK [APPENDUID ") {
 		t.Error(l)
 	}
