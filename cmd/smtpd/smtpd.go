@@ -268,6 +268,9 @@ func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, err
 	if e.Orig.Name != "" || e.Orig.Addr != "" {
 		env.LogClient = e.Orig
 	}
+	if e.AuthFrom != "" {
+		env.Attrs = append(env.Attrs, queue.Attr{Name: "sasl_sender", Value: e.AuthFrom})
+	}
 	env.Rewrite = "remote"
 	if e.Local {
 		env.Rewrite = "local"
@@ -280,24 +283,12 @@ func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, err
 }
 
 // letter adds to a cleanup.Draft what access tables ask for.
-type letter struct {
-	*cleanup.Draft
-	began bool
-}
-
-// Write takes our headers on top first, and then what the client sends.
-func (l *letter) Write(p []byte) (int, error) {
-	if !l.began {
-		l.began = true
-		return len(p), l.Trace(p)
-	}
-	return l.Draft.Write(p)
-}
+type letter struct{ *cleanup.Draft }
 
 func (l *letter) Filter(spec string) error   { return l.Record(queue.TypeFilter, spec) }
 func (l *letter) Redirect(addr string) error { return l.Record(queue.TypeRedirect, addr) }
 
 func (l *letter) BCC(ctx context.Context, addr string) error {
 	a := address.Parse(addr)
-	return l.Recipient(ctx, agent.Recipient{Address: a, Original: a, Notify: agent.NotifyNever})
+	return l.Recipient(ctx, agent.Recipient{Address: a, Original: a})
 }

@@ -153,6 +153,11 @@ func (d *dropped) Recipient(_ context.Context, r agent.Recipient) error {
 	return nil
 }
 
+func (d *dropped) Trace(headers []byte) error {
+	_, err := d.Write(headers)
+	return err
+}
+
 func (d *dropped) Write(p []byte) (int, error) {
 	if !d.content {
 		d.content = true

@@ -132,6 +132,7 @@ func TestCheck(t *testing.T) {
 		{list: "reject_unknown_sender_domain", sender: "a@good.test"},
 		{at: "helo", list: "reject_non_fqdn_helo_hostname", helo: "a", want: "504 5.5.2 <a>: Helo command rejected: need fully-qualified hostname"},
 		{at: "helo", list: "reject_invalid_hostname", helo: "a_b!", want: "501 5.5.2 <a_b!>: Helo command rejected: Invalid name"},
+		{at: "helo", list: "reject_unknown_helo_hostname", helo: "good.test.", want: "450 4.7.1 <good.test.>: Helo command rejected: Host not found"},
 		{at: "helo", list: "reject_unknown_helo_hostname", helo: "foo.invalid.test", want: "450 4.7.1 <foo.invalid.test>: Helo command rejected: Host not found"},
 		{at: "helo", list: "reject_invalid_helo_hostname reject_non_fqdn_helo_hostname", helo: "[192.0.2.1]"},
 		{at: "client", list: "defer", want: "450 4.3.2 <mx.far.test[192.0.2.1]>: Client host rejected: Try again later"},

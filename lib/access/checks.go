@@ -206,6 +206,9 @@ func (e *evaluation) helo(name string) (outcome, *dsn.Error) {
 		if literal || c.DNS == nil {
 			return dunno, nil
 		}
+		if strings.HasSuffix(h, ".") { // never looked up, and so not found
+			return blame(c.UnknownHostCode, "4.7.1", h, class, "Host not found")
+		}
 		ok, err := c.DNS.Host(e.ctx, plain)
 		if err == nil && !ok {
 			if ok, err = c.DNS.Mail(e.ctx, plain); errors.Is(err, ErrNullMX) {

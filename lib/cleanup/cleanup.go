@@ -77,6 +77,7 @@ type Config struct {
 	RejectChars string         // message_reject_characters, as octets
 	StripChars  string         // message_strip_characters
 
+	StrayCR      bool          // cleanup_replace_stray_cr_lf: a CR that ends no line becomes a blank
 	DropHeaders  []string      // message_drop_headers; nil: bcc, content-length, resent-bcc, return-path
 	AddMissing   bool          // always_add_missing_headers
 	Undisclosed  string        // undisclosed_recipients_header
@@ -329,6 +330,9 @@ func (d *Draft) Commit(ctx context.Context) error {
 		err := d.err
 		d.Abort()
 		return err
+	}
+	if d.env.Encoding != "" { // what it turned out to be overrides what was said at first
+		d.q.ExtraAttr("encoding", d.env.Encoding)
 	}
 	if err := d.q.Commit(ctx); err != nil {
 		return d.failed(err)

@@ -96,6 +96,17 @@ func (h *house) send(t testing.TB, e cleanup.Envelope, content string, rcpts ...
 	return d.ID(), string(b), list, err
 }
 
+// A CR that ends no line may end one elsewhere, and show another message there.
+func TestStrayCR(t *testing.T) {
+	for stray, want := range map[bool]string{true: "Subject: a b\n\n . \n", false: "Subject: a\rb\n\n\r.\r\n"} {
+		h := open(t, cleanup.Config{StrayCR: stray}, queue.Options{})
+		_, got, _, err := h.send(t, cleanup.Envelope{}, "Subject: a\rb\n\n\r.\r\n", "bob@there.test")
+		if err != nil || got != want {
+			t.Errorf("%t: %q, %v", stray, got, err)
+		}
+	}
+}
+
 // What Postfix 3.7 makes of letters from its own host, and of those from elsewhere.
 func TestHeaders(t *testing.T) {
 	const (
@@ -120,7 +131,7 @@ func TestHeaders(t *testing.T) {
 			"To: bob@mail.bench.test\nCc: \"A B\" <carol@mail.bench.test>, (comment) dave@d.test,\n grp: eve@mail.bench.test, f@g;\nMessage-id:  <hello@there> (x)\nDate: x\nFrom: y@z\n\nbody\n",
 			"To: bob\nCc: \"A B\" <carol>, (comment) dave@d.test,\n grp: eve, f@g;\nMessage-id:  <hello@there> (x)\nDate: x\nFrom: y@z\n\nbody\n", "message-id=<hello@there> (x)"},
 		{"folded message-id", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "message-id=<a@b>"},
-		{"8 bit, NUL, odd spaces", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "message-id=<a>"},
+		{"8 bit, NUL, odd spaces", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y: z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y: z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "message-id=<a>"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

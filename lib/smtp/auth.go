@@ -37,26 +37,23 @@ func (c *Conn) doAuth(args string) bool {
 	case c.mail:
 		return c.fail(Reply{503, "5.5.1", "Error: MAIL transaction in progress"})
 	}
-	x, r := a.Auth(c.ctx, mech)
-	mech = upper(mech)
-	if !r.OK() {
-		return c.fail(r)
-	}
 	var response []byte
 	if more && initial != "" {
 		var err error
-		if response, err = decodeAuth(initial); err != nil {
-			return c.authDone(a, mech, x, err)
+		if response, err = decodeAuth(initial); err != nil { // before anything else
+			return c.authDone(a, upper(mech), nil, err)
 		}
 	}
-	return c.exchange(a, mech, x, response)
+	x, r := a.Auth(c.ctx, mech)
+	if !r.OK() {
+		return c.fail(r)
+	}
+	return c.exchange(a, upper(mech), x, response)
 }
 
-// decodeAuth is base64, with "=" for the empty initial response.
+// decodeAuth is base64. "=", which RFC 4954 has for an empty initial response, is
+// none to smtpd(8), and so it is here.
 func decodeAuth(s string) ([]byte, error) {
-	if s == "=" {
-		return []byte{}, nil
-	}
 	b, err := base64.StdEncoding.DecodeString(s)
 	if err != nil {
 		return nil, ErrAuthEncoding

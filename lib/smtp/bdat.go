@@ -42,6 +42,10 @@ func (c *Conn) doBdat(args string) bool {
 	if !ok {
 		return c.badBdat(args)
 	}
+	if n == 0 && !last { // it would cost us work, and the client nothing
+		c.odd(OddNoChunk, "BDAT", "")
+		return c.skipChunk(n, last, nullChunk)
+	}
 	if c.bdat == bdatFailed {
 		return c.skipChunk(n, last, Reply{551, "5.0.0", fmt.Sprintf("Discarded %d bytes after earlier error", n)})
 	}
@@ -50,10 +54,6 @@ func (c *Conn) doBdat(args string) bool {
 	}
 	if c.chunkTooBig(0, n) {
 		return c.skipChunk(n, last, Reply{552, "5.3.4", "Chunk exceeds message size limit"})
-	}
-	if n == 0 && !last {
-		c.odd(OddNoChunk, "BDAT", "")
-		return c.skipChunk(n, last, nullChunk)
 	}
 	if r := c.sess.Data(c.ctx); !r.OK() {
 		return c.skipChunk(n, last, r)

@@ -3,8 +3,10 @@ package smtp
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -48,6 +50,14 @@ func (c *Conn) serve(begin func(*Conn) Session) {
 // greet sends the banner. A client that talks first is no mail server.
 func (c *Conn) greet() error {
 	r := c.sess.Connect(c.ctx)
+	if early := c.early(); len(early) > 0 && r.OK() {
+		c.watched = true
+		c.odd(OddPipelining, "CONNECT", string(early))
+		if c.srv.ForbidPipelining {
+			c.desynchronized()
+			return errDesynchronized
+		}
+	}
 	if r.Code == 0 {
 		name := " ESMTP"
 		if c.srv.LMTP {
@@ -58,6 +68,38 @@ func (c *Conn) greet() error {
 	c.denied = !r.OK()
 	c.reply(r)
 	return c.flush()
+}
+
+// early is what the client has sent before it was greeted, up to 100 octets. Behind
+// TLS the first words are the client's.
+func (c *Conn) early() []byte {
+	if c.srv.TLSWrapper {
+		return nil
+	}
+	conn, ok := c.raw.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var buf [100]byte
+	n := 0
+	_ = raw.Read(func(fd uintptr) bool {
+		n, _, _ = syscall.Recvfrom(int(fd), buf[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return true // whatever came: nobody waits here
+	})
+	return buf[:max(n, 0)]
+}
+
+var errDesynchronized = errors.New("SMTP protocol synchronization")
+
+// desynchronized is smtpd_forbid_unauth_pipelining.
+func (c *Conn) desynchronized() {
+	c.reply(Reply{554, "5.5.0", "Error: SMTP protocol synchronization"})
+	c.closing = true
+	c.end.Reason = Pipelined
 }
 
 // commands reads and does one command after the other.
@@ -149,7 +191,7 @@ func (c *Conn) do(line []byte) bool {
 	c.where = verbs[v]
 	c.counts[v].all++
 	ok := c.known(v, args)
-	if ok {
+	if ok && verbs[v] != "XCLIENT" { // which begins the session anew, and never counts
 		c.counts[v].ok++
 	}
 	return ok
@@ -272,11 +314,11 @@ func (c *Conn) tooEager(verb string) bool {
 		return false
 	}
 	switch verb {
-	case "HELO", "EHLO", "LHLO", "DATA", "NOOP", "VRFY", "STARTTLS":
+	case "HELO", "EHLO", "LHLO", "DATA", "NOOP", "VRFY":
 	case "QUIT":
 		return false
 	default:
-		if c.extended && !c.Discarded("pipelining") {
+		if c.extended { // whether or not PIPELINING was offered: the peer looks away
 			return false
 		}
 	}
@@ -286,9 +328,7 @@ func (c *Conn) tooEager(verb string) bool {
 		c.odd(OddPipelining, verb, string(got[:min(len(got), 100)]))
 	}
 	if c.srv.ForbidPipelining {
-		c.reply(Reply{554, "5.5.0", "Error: SMTP protocol synchronization"})
-		c.closing = true
-		c.end.Reason = Pipelined
+		c.desynchronized()
 		return true
 	}
 	return false
@@ -733,7 +773,7 @@ func (c *Conn) doStartTLS(args string) bool {
 	}
 	c.ok(Reply{}, "220", "2.0.0", "Ready to start TLS")
 	c.reset()
-	c.helo, c.extended, c.authenticated = "", false, false
+	c.helo, c.authenticated = "", false // it stays ESMTP, as the peer has it
 	state, err := c.handshake(c.srv.TLS, orDuration(c.srv.TLSTimeout, c.timeout))
 	c.tls = state
 	refused := Reply{}

@@ -17,6 +17,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -636,4 +637,46 @@ func TestAuth(t *testing.T) {
 func ExampleReply_String() {
 	fmt.Println(Reply{550, "5.1.1", "no\nsuch user"})
 	// Output: 550 5.1.1 no such user
+}
+
+// A client that speaks before it is greeted.
+func TestEarlyTalker(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := io.WriteString(a, "EHLO x\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := b.(*net.TCPConn).SyscallConn()
+	_ = raw.Read(func(fd uintptr) bool { // until it has come
+		n, _, _ := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return n > 0
+	})
+	s := &testSession{}
+	done := make(chan struct{})
+	go func() {
+		(&Server{Hostname: "mail.here.test", ForbidPipelining: true}).Serve(context.Background(), b, func(*Conn) Session { return s })
+		close(done)
+	}()
+	<-done
+	_ = a.SetReadDeadline(time.Now().Add(30 * time.Second))
+	buf := make([]byte, 100)
+	n, _ := a.Read(buf)
+	if got := string(buf[:n]); got != "554 5.5.0 Error: SMTP protocol synchronization\r\n" {
+		t.Errorf("%q", got)
+	}
+	if len(s.odd) != 1 || s.odd[0] != "EHLO x\r\n" {
+		t.Errorf("%q", s.odd)
+	}
 }

@@ -87,7 +87,8 @@ type Authenticator interface {
 	// Auth begins an exchange; mech is as the client wrote it. A negative Reply
 	// refuses.
 	Auth(ctx context.Context, mech string) (Exchange, Reply)
-	// AuthDone ends it; err is nil after success. A zero Reply is
+	// AuthDone ends it; err is nil after success. x is nil if the initial response
+	// was no base64: then Auth was not called. A zero Reply is
 	// "235 2.7.0 Authentication successful" or "535 5.7.8 Error:
 	// authentication failed: " and the reason.
 	AuthDone(ctx context.Context, mech string, x Exchange, err error) Reply

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"strings"
 
@@ -49,7 +48,7 @@ func (s *session) AuthAllowed(context.Context) smtp.Reply {
 	case s.c.Auth == nil, s.c.AuthTLSOnly && s.conn.TLS() == nil:
 		return smtp.Reply{Code: 503, Status: "5.5.1", Text: "Error: authentication not enabled"}
 	case s.over(eventAuth, s.c.Limit.Auth, "AUTH command"):
-		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many AUTH commands from " + s.peer.addr.String()}
+		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many AUTH commands from " + s.peer.address()}
 	}
 	return smtp.Reply{}
 }
@@ -62,32 +61,28 @@ func (s *session) Auth(_ context.Context, mech string) (smtp.Exchange, smtp.Repl
 		}
 		x, err := sasl.NewServer(m, s.c.Auth, sasl.Options{Host: s.c.MyName})
 		if err == nil {
-			return &exchange{Server: x}, smtp.Reply{}
+			return x, smtp.Reply{}
 		}
 	}
-	s.log.Warnf("%s: SASL %.100s authentication failed: no mechanism available, sasl_username=(unavailable)", s.peer.id(), maillog.Printable(mech))
-	return nil, smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: no mechanism available"}
-}
-
-// exchange remembers the last challenge: Postfix logs it when a login fails,
-// and log readers know "UGFzc3dvcmQ6".
-type exchange struct {
-	sasl.Server
-	last []byte
-}
-
-func (x *exchange) Next(ctx context.Context, response []byte) ([]byte, bool, error) {
-	challenge, done, err := x.Server.Next(ctx, response)
-	if err == nil && !done {
-		x.last = challenge
+	why := "no mechanism available"
+	for _, m := range s.offer(true) {
+		if strings.EqualFold(m, mech) { // but not in clear
+			why = "encryption needed to use mechanism"
+		}
 	}
-	return challenge, done, err
+	if why == "no mechanism available" {
+		s.log.Warnf("SASL authentication failure: Couldn't find mech %.100s", maillog.Printable(mech))
+	}
+	s.log.Warnf("%s: SASL %.100s authentication failed: %s, sasl_username=(unavailable)", s.peer.id(), maillog.Printable(mech), why)
+	return nil, smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: " + why}
 }
 
 // AuthDone: see smtp.Authenticator.
 func (s *session) AuthDone(_ context.Context, mech string, sx smtp.Exchange, err error) smtp.Reply {
-	x := sx.(*exchange)
-	id, as := x.Identity()
+	id, as := "", ""
+	if x, ok := sx.(sasl.Server); ok {
+		id, as = x.Identity()
+	}
 	if err == nil && as != "" && as != id {
 		err = &sasl.Error{Code: sasl.CodeNoAuthz}
 	}
@@ -119,10 +114,13 @@ func (s *session) AuthDone(_ context.Context, mech string, sx smtp.Exchange, err
 	if user == "" {
 		user = "(unavailable)"
 	}
-	told := why
-	if mech == "LOGIN" && len(x.last) > 0 { // what log readers know
-		told = base64.StdEncoding.EncodeToString(x.last)
+	if why == "authentication failure" && mech == "PLAIN" { // libsasl says that, too
+		what := "Password verification failed"
+		if e != nil && e.Code == sasl.CodeNoAuthz {
+			what = "Requested identity not authenticated identity"
+		}
+		s.log.Warnf("SASL authentication failure: %s", what)
 	}
-	s.log.Warnf("%s: SASL %s authentication failed: %s, sasl_username=%.100s", s.peer.id(), mech, told, maillog.Printable(user))
+	s.log.Warnf("%s: SASL %s authentication failed: %s, sasl_username=%.100s", s.peer.id(), mech, why, maillog.Printable(user))
 	return smtp.Reply{Code: 535, Status: "5.7.8", Text: "Error: authentication failed: " + why}
 }

@@ -25,6 +25,7 @@ type nullLetter struct{}
 
 func (nullLetter) ID() string                                       { return "4675B9B2122" }
 func (nullLetter) Recipient(context.Context, agent.Recipient) error { return nil }
+func (nullLetter) Trace([]byte) error                               { return nil }
 func (nullLetter) Write(p []byte) (int, error)                      { return len(p), nil }
 func (nullLetter) Commit(context.Context) error                     { return nil }
 func (nullLetter) Abort()                                           {}

@@ -76,7 +76,7 @@ func (l *Limits) enter(c *Config, p *peer, log *maillog.Logger) (release func(),
 		}
 		l.mu.Unlock()
 	}
-	tooMany := smtp.Reply{Code: 421, Status: "4.7.0", Text: c.MyName + " Error: too many connections from " + p.addr.String()}
+	tooMany := smtp.Reply{Code: 421, Status: "4.7.0", Text: c.MyName + " Error: too many connections from " + p.address()}
 	switch {
 	case c.Limit.Connections > 0 && open > c.Limit.Connections:
 		log.Warnf("Connection concurrency limit exceeded: %d from %s for service %s", open, p.id(), c.Service)

@@ -22,7 +22,15 @@ type peer struct {
 }
 
 // id is the client in the log: "mx.example.net[192.0.2.7]".
-func (p *peer) id() string { return p.name + "[" + p.addr.String() + "]" }
+func (p *peer) id() string { return p.name + "[" + p.address() + "]" }
+
+// address is the client's address, or "unknown" where XCLIENT said so.
+func (p *peer) address() string {
+	if !p.addr.IsValid() {
+		return "unknown"
+	}
+	return p.addr.String()
+}
 
 // nameTime is how long a client's name may take; afterwards it is unknown.
 const nameTime = 10 * time.Second

@@ -69,7 +69,7 @@ func Attributes(subject *access.Subject, context string) []string {
 		stress = "yes"
 	}
 	list := []string{"request=smtpd_access_policy", "protocol_state=" + a.verb, "protocol_name=" + s.protocol(),
-		"client_address=" + p.addr.String(), "client_name=" + p.name, "client_port=" + p.port, "reverse_client_name=" + p.reverse,
+		"client_address=" + p.address(), "client_name=" + p.name, "client_port=" + p.port, "reverse_client_name=" + p.reverse,
 		"server_address=" + server, "server_port=" + port, "helo_name=" + s.heloName(), "sender=" + from, "recipient=" + to,
 		"recipient_count=" + itoa(count), "queue_id=" + queueID,
 		fmt.Sprintf("instance=%x.%x.%x.0", s.log.Number(), s.began.Unix(), s.serial),
@@ -259,6 +259,7 @@ func (p *PolicyClient) get(ctx context.Context, server string, c PolicyConfig) (
 	}
 	conn, err := unixsock.Dial(ctx, network, where)
 	if err != nil {
+		p.Warn("connect to %s: %s", strings.TrimPrefix(server, "inet:"), troubleText(err))
 		return nil, err
 	}
 	return &policyConn{Conn: conn, r: bufio.NewReader(conn), since: now}, nil

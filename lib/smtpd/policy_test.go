@@ -77,7 +77,7 @@ func TestPolicyClient(t *testing.T) {
 	}
 
 	warned = nil
-	if got := p.Ask(ctx, "inet:127.0.0.1:1", c, nil); got != c.DefaultAction || len(warned) != 2 {
+	if got := p.Ask(ctx, "inet:127.0.0.1:1", c, nil); got != c.DefaultAction || len(warned) != 4 || !strings.HasPrefix(warned[0], "connect to 127.0.0.1:1: ") {
 		t.Errorf("nobody there: %q, %q", got, warned)
 	}
 	if got := p.Ask(ctx, "carrier:pigeon", c, nil); got != c.DefaultAction {

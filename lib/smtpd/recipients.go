@@ -161,6 +161,9 @@ func lookupError(key string, err error) error {
 
 // literal is an address in a header: RFC 5321, 4.1.3.
 func literal(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unknown"
+	}
 	if a.Is6() {
 		return "IPv6:" + a.String()
 	}

@@ -42,6 +42,7 @@ type session struct {
 	proto                string // the same
 	forward              agent.Client
 	forwardIdent         string
+	source               string // the same: LOCAL or REMOTE
 
 	sender  *address.Address // nil: no transaction
 	mail    smtp.Mail
@@ -71,12 +72,15 @@ func (s *session) noteTLS(ctx context.Context) context.Context {
 	return tlsconf.WithNote(ctx, s.note)
 }
 
-func (s *session) Connect(ctx context.Context) smtp.Reply {
+func (s *session) Connect(ctx context.Context) smtp.Reply { return s.greet(ctx, "CONNECT") }
+
+// greet judges the client, at the connection or when XCLIENT says who it is.
+func (s *session) greet(ctx context.Context, verb string) smtp.Reply {
 	if s.refusal.Code != 0 {
 		return s.refusal
 	}
 	if !s.c.DelayReject {
-		if r := s.check(ctx, "CONNECT", s.c.Client); r.Code != 0 {
+		if r := s.check(ctx, verb, s.c.Client); r.Code != 0 {
 			return r
 		}
 	}
@@ -95,7 +99,7 @@ func (s *session) Helo(ctx context.Context, verb, name string) smtp.Reply {
 
 func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 	if s.over(eventMessage, s.c.Limit.Messages, "Message delivery request") {
-		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too much mail from " + s.peer.addr.String()}
+		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too much mail from " + s.peer.address()}
 	}
 	if s.c.Cleaner != nil {
 		if err := s.c.Cleaner.Space(m.Size); err != nil {
@@ -118,7 +122,7 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 
 func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 	if s.over(eventRecipient, s.c.Limit.Recipients, "Recipient address") {
-		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many recipients from " + s.peer.addr.String()}
+		return smtp.Reply{Code: 450, Status: "4.7.1", Text: "Error: too many recipients from " + s.peer.address()}
 	}
 	if reply := s.dash("RCPT", r.To, "5.1.3", "Bad recipient address syntax"); reply.Code != 0 {
 		return reply
@@ -130,6 +134,13 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 		if err := s.begin(ctx); err != nil {
 			return s.trouble(err)
 		}
+	}
+	if r.ORCPT == "" { // as it was typed
+		raw := r.Raw
+		if len(raw) > 2 && raw[0] == '<' && raw[len(raw)-1] == '>' {
+			raw = raw[1 : len(raw)-1]
+		}
+		r.ORCPT = "rfc822;" + strings.TrimRight(raw, " \t")
 	}
 	if err := s.letter.Recipient(ctx, agent.Recipient{Address: r.To, Original: r.To, ORCPT: r.ORCPT, Notify: r.Notify}); err != nil {
 		return s.trouble(err)
@@ -267,6 +278,9 @@ func (s *session) who() Who {
 // begin makes the letter: from here the session has a queue id.
 func (s *session) begin(ctx context.Context) error {
 	local := s.c.Local != nil && s.c.Local(s.who())
+	if s.source != "" {
+		local = s.source == "LOCAL"
+	}
 	encoding := ""
 	switch s.mail.Body {
 	case "8BITMIME":
@@ -274,14 +288,18 @@ func (s *session) begin(ctx context.Context) error {
 	case "7BIT":
 		encoding = "7bit"
 	}
+	authFrom := ""
+	if s.saslMethod != "" {
+		authFrom = s.mail.Auth
+	}
 	server, port := "", ""
 	if s.peer.server.IsValid() {
 		server, port = s.peer.server.Addr().String(), itoa(int(s.peer.server.Port()))
 	}
 	l, err := s.c.Cleaner.Begin(ctx, Envelope{
 		Arrival: time.Now(), Sender: *s.sender, EnvID: s.mail.EnvID, Ret: s.mail.Ret, Encoding: encoding,
-		SMTPUTF8: s.mail.SMTPUTF8, Size: s.mail.Size, Reverse: s.peer.reverse, Server: server, SrvPort: port,
-		Client: agent.Client{Name: s.peer.name, Addr: s.peer.addr.String(), Port: s.peer.port, Helo: s.heloName(), Proto: s.protocol(),
+		SMTPUTF8: s.mail.SMTPUTF8, AuthFrom: authFrom, Size: s.mail.Size, Reverse: s.peer.reverse, Server: server, SrvPort: port,
+		Client: agent.Client{Name: s.peer.name, Addr: s.peer.address(), Port: s.peer.port, Helo: s.heloName(), Proto: s.protocol(),
 			SASLMethod: s.saslMethod, SASLUser: s.saslUser},
 		Orig: s.forward, Ident: s.forwardIdent, Local: local, Log: s.log,
 	})
@@ -296,10 +314,13 @@ func (s *session) begin(ctx context.Context) error {
 	if s.saslUser != "" {
 		line += ", sasl_username=" + s.saslUser
 	}
+	if authFrom != "" {
+		line += ", sasl_sender=" + maillog.Printable(authFrom)
+	}
 	if s.forwardIdent != "" {
 		line += ", orig_queue_id=" + s.forwardIdent
 	}
-	if s.forward.Name != "" || s.forward.Addr != "" {
+	if s.forward.Name != "" {
 		line += ", orig_client=" + s.forward.Name + "[" + s.forward.Addr + "]"
 	}
 	s.log.Infof("%s", line)
@@ -313,18 +334,18 @@ func (s *session) Content(ctx context.Context, body io.Reader) []smtp.Reply {
 }
 
 func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
-	if err := s.apply(ctx); err != nil {
-		return s.trouble(err)
+	w := &keeper{w: io.Discard}
+	if !s.discard {
+		if err := s.trace(); err != nil {
+			return s.trouble(err)
+		}
+		w.w = s.letter
 	}
-	if _, err := s.letter.Write(s.received()); err != nil {
-		return s.trouble(err)
-	}
-	w := &keeper{w: s.letter}
 	n, err := io.Copy(w, body)
 	if s.size = n + w.lines; w.err != nil {
 		return s.trouble(w.err)
 	} else if err != nil { // the client's doing: the engine knows
-		if r := smtp.Fail(err); r.Code == 552 {
+		if _, chunked := s.conn.Chunked(); !chunked && smtp.Fail(err).Code == 552 {
 			s.log.Warnf("%s: queue file size limit exceeded", s.queueID())
 		}
 		return smtp.Fail(err)
@@ -332,20 +353,32 @@ func (s *session) content(ctx context.Context, body io.Reader) smtp.Reply {
 	if r := s.check(ctx, "END-OF-MESSAGE", s.c.EndOfData); r.Code != 0 {
 		return r
 	}
-	if err := s.apply(ctx); err != nil { // what that list asked for
-		return s.trouble(err)
-	}
 	id := s.letter.ID()
 	if s.discard {
 		s.letter.Abort()
-	} else if err := s.letter.Commit(ctx); err != nil {
-		return s.trouble(err)
+	} else {
+		if err := s.apply(ctx); err != nil {
+			return s.trouble(err)
+		}
+		if err := s.letter.Commit(ctx); err != nil {
+			return s.trouble(err)
+		}
 	}
 	ok := "Ok: queued as " + id
-	if n, chunked := s.conn.Chunked(); chunked {
-		ok = "Ok: " + strconv.FormatInt(n, 10) + " bytes queued as " + id
+	if _, chunked := s.conn.Chunked(); chunked {
+		ok = "Ok: " + strconv.FormatInt(s.size, 10) + " bytes queued as " + id
 	}
 	return smtp.Reply{Code: 250, Status: "2.0.0", Text: ok}
+}
+
+// trace puts our headers on top. Behind DATA what follows may be a line of a mailbox
+// file; behind BDAT every octet is content.
+func (s *session) trace() error {
+	if _, chunked := s.conn.Chunked(); chunked {
+		_, err := s.letter.Write(s.received())
+		return err
+	}
+	return s.letter.Trace(s.received())
 }
 
 // keeper remembers why writing failed, to tell it from reading.
@@ -476,7 +509,7 @@ func (s *session) Reset() {
 	s.letter, s.sender, s.mail, s.rcpts, s.only = nil, nil, smtp.Mail{}, 0, ""
 	s.size = 0
 	s.prepend, s.discard, s.hold, s.filter, s.redir, s.bcc = nil, false, false, "", "", nil
-	s.forward, s.forwardIdent = agent.Client{}, ""
+	s.forward, s.forwardIdent, s.source = agent.Client{}, "", ""
 }
 
 func (s *session) Vrfy(ctx context.Context, arg string) smtp.Reply {
@@ -499,7 +532,7 @@ func (s *session) Mechanisms() []string {
 // StartTLS: see smtp.Securer.
 func (s *session) StartTLS(context.Context) smtp.Reply {
 	if s.over(eventTLS, s.c.Limit.NewTLS, "New TLS session") {
-		return smtp.Reply{Code: 454, Status: "4.7.0", Text: "Error: too many new TLS sessions from " + s.peer.addr.String()}
+		return smtp.Reply{Code: 454, Status: "4.7.0", Text: "Error: too many new TLS sessions from " + s.peer.address()}
 	}
 	return smtp.Reply{}
 }

@@ -41,6 +41,9 @@ type Cleaner interface {
 type Letter interface {
 	ID() string
 	Recipient(ctx context.Context, r agent.Recipient) error
+	// Trace writes the headers on top, before the content of DATA: its first line is
+	// then looked at for itself (see cleanup.Draft). With BDAT they are content.
+	Trace(headers []byte) error
 	io.Writer                         // content, LF line ends
 	Commit(ctx context.Context) error // after nil it is ours
 	Abort()                           // nothing, after Commit
@@ -59,6 +62,7 @@ type Envelope struct {
 	Ret      string
 	Encoding string // "7bit", "8bit", ""
 	SMTPUTF8 bool
+	AuthFrom string // MAIL ... AUTH=, of a client that logged in
 	Size     int64
 	Client   agent.Client
 	Reverse  string // the client's reverse name, not confirmed

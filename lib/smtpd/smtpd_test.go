@@ -43,6 +43,8 @@ type fakeLetter struct {
 	hold             bool
 	filter, redirect string
 	notify           agent.Notify
+	orcpt            string
+	traced           bool
 }
 
 func (c *fakeCleaner) Space(int64) error { return c.full }
@@ -56,9 +58,14 @@ func (c *fakeCleaner) Begin(_ context.Context, e Envelope) (Letter, error) {
 }
 
 func (l *fakeLetter) ID() string { return l.id }
+func (l *fakeLetter) Trace(b []byte) error {
+	l.traced = true
+	_, err := l.Write(b)
+	return err
+}
 func (l *fakeLetter) Recipient(_ context.Context, r agent.Recipient) error {
 	l.rcpts = append(l.rcpts, r.Address.String())
-	l.notify = r.Notify
+	l.notify, l.orcpt = r.Notify, r.ORCPT
 	return nil
 }
 func (l *fakeLetter) Commit(context.Context) error { l.done = l.c.fail == nil; return l.c.fail }
@@ -344,7 +351,7 @@ func TestAuth(t *testing.T) {
 		t.Error(out)
 	}
 	for _, want := range []string{
-		"warning: mx.example.net[192.0.2.7]: SASL LOGIN authentication failed: UGFzc3dvcmQ6, sasl_username=joe\n",
+		"warning: mx.example.net[192.0.2.7]: SASL LOGIN authentication failed: authentication failure, sasl_username=joe\n",
 		"4F1A23C1: client=mx.example.net[192.0.2.7], sasl_method=PLAIN, sasl_username=joe\n",
 		" ehlo=1 auth=1/4 mail=2 ",
 	} {
@@ -438,5 +445,74 @@ func TestOddClients(t *testing.T) {
 		if !strings.Contains(h.logged(), c.want) {
 			t.Errorf("%q: %q is not in\n%s", c.in, c.want, h.logged())
 		}
+	}
+}
+
+// What XCLIENT and XFORWARD refuse, in the words of the real Postfix.
+func TestAttributes(t *testing.T) {
+	anyone := func(string, netip.Addr) bool { return true }
+	h := newHouse(t, func(c *Config, _ *access.Config) { c.XClient, c.XForward = anyone, anyone })
+	for in, want := range map[string]string{
+		"XCLIENT":                            "501 5.5.4 Syntax: XCLIENT attribute=value...",
+		"XCLIENT NAME":                       "501 5.5.4 Error: attribute=value expected",
+		"XCLIENT LOGIN=":                     "501 5.5.4 Error: attribute=value expected",
+		"XCLIENT FOO=x":                      "501 5.5.4 Bad XCLIENT attribute name: FOO",
+		"XCLIENT NAME=a..b":                  "501 5.5.4 Bad NAME syntax: a..b",
+		"XCLIENT ADDR=bad":                   "501 5.5.4 Bad ADDR syntax: bad",
+		"XCLIENT PORT=99999":                 "501 5.5.4 Bad PORT syntax: 99999",
+		"XCLIENT PROTO=FOO":                  "501 5.5.4 Bad PROTO syntax: FOO",
+		"XCLIENT DESTADDR=x":                 "501 5.5.4 Bad DESTADDR syntax: x",
+		"XCLIENT DESTPORT=-1":                "501 5.5.4 Bad DESTPORT syntax: -1",
+		"XCLIENT LOGIN=a+2":                  "220 mail.here.test ESMTP Postfix",
+		"XFORWARD FOO=x":                     "501 5.5.4 Bad XFORWARD attribute name: FOO",
+		"XFORWARD SOURCE=X":                  "501 5.5.4 Bad SOURCE syntax: X",
+		"XFORWARD ADDR=IPV6:2001:db8::1":     "250 2.0.0 Ok",
+		"XFORWARD NAME=[UNAVAILABLE] PORT=7": "250 2.0.0 Ok",
+	} {
+		if out := h.talk("EHLO x", in, "QUIT"); !strings.HasSuffix(out, "\n"+want+"\n221 2.0.0 Bye\n") {
+			t.Errorf("%s: %s", in, out)
+		}
+	}
+	h.talk("EHLO x", "XCLIENT ADDR=[UNAVAILABLE] DESTADDR=192.0.2.99 DESTPORT=99", "MAIL FROM:<a@b.test>", "RCPT TO:<bob>", "DATA", "", ".", "QUIT")
+	if log := h.logged(); !strings.Contains(log, ": client=mx.example.net[unknown]\n") || !strings.Contains(log, "disconnect from mx.example.net[unknown] ehlo=1 xclient=0/1 mail=1") {
+		t.Error(log)
+	}
+	l := h.cleaner.got[len(h.cleaner.got)-1]
+	if l.env.Server != "192.0.2.99" || l.env.SrvPort != "99" || !strings.HasPrefix(l.String(), "Received: from mx.example.net (mx.example.net [unknown])\n\tby mail.here.test (Postfix) with SMTP id") {
+		t.Errorf("%s %s %s", l.env.Server, l.env.SrvPort, l)
+	}
+	h.talk("EHLO x", "XFORWARD IDENT=ABC SOURCE=LOCAL", "MAIL FROM:<a@b.test>", "RCPT TO:<bob>", "DATA", "", ".", "QUIT")
+	if l := h.cleaner.got[len(h.cleaner.got)-1]; !l.env.Local || l.env.Ident != "ABC" || l.env.Orig.Addr != "unknown" {
+		t.Errorf("%+v", l.env)
+	}
+}
+
+// A recipient is told to its sender as it was typed.
+func TestTyped(t *testing.T) {
+	h := newHouse(t, nil)
+	for in, want := range map[string]string{"<@q:bob@here.test>": "rfc822;@q:bob@here.test", "Bob@here.test.": "rfc822;Bob@here.test.", `<"bob"@here.test>`: `rfc822;"bob"@here.test`, "<bob>": "rfc822;bob", "<bob> ORCPT=rfc822;x+2By": "rfc822;x+y"} {
+		h.talk("EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:"+in, "QUIT")
+		if l := h.cleaner.got[len(h.cleaner.got)-1]; l.orcpt != want {
+			t.Errorf("%s: %s", in, l.orcpt)
+		}
+	}
+}
+
+// What is thrown away is not looked at; what tables ask for comes behind the content;
+// behind BDAT the first line is no more than content.
+func TestTraces(t *testing.T) {
+	h := newHouse(t, func(c *Config, ac *access.Config) {
+		c.Sender = access.New(*ac).Parse(access.Sender, "check_sender_access x:y")
+	})
+	h.talk("EHLO x", "MAIL FROM:<disc@x.test>", "RCPT TO:<bob>", "DATA", "Subject: x", "", ".", "QUIT")
+	if l := h.cleaner.got[0]; l.Len() > 0 || !l.aborted {
+		t.Errorf("%+v", l)
+	}
+	out := h.talk("EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<bob>", "BDAT 0", "BDAT 0", "RSET", "MAIL FROM:<a@x.test>", "RCPT TO:<bob>", "BDAT 8 LAST", "From x", "QUIT")
+	if !strings.Contains(out, "551 5.7.1 Null BDAT request\n551 5.7.1 Null BDAT request\n") || !strings.Contains(out, "250 2.0.0 Ok: 8 bytes queued") {
+		t.Error(out)
+	}
+	if l := h.cleaner.got[len(h.cleaner.got)-1]; !l.done || l.traced {
+		t.Errorf("%+v", l)
 	}
 }
