@@ -414,17 +414,17 @@ func TestTooLarge(t *testing.T) {
 	srv.Size = 1000
 	sess := &testSession{}
 	out := talk(t, srv, sess, envelope+"DATA\r\n"+strings.Repeat("0123456789\r\n", 5000)+".\r\nNOOP\r\n")
-	if !strings.HasSuffix(out, "552 5.3.4 Error: message file too big\n250 2.0.0 Ok\n221 2.0.0 bye\n") || len(sess.all) > 0 {
+	if !strings.HasSuffix(out, "552 5.3.4 Error: message file too big\n250 2.0.0 Ok\n221 2.0.0 Bye\n") || len(sess.all) > 0 {
 		t.Error(out)
 	}
 	sess = &testSession{early: 10}
 	out = talk(t, testServer(), sess, envelope+"DATA\r\n"+strings.Repeat("0123456789\r\n", 5000)+".\r\nNOOP\r\n")
-	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n250 2.0.0 Ok\n221 2.0.0 bye\n") {
+	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n250 2.0.0 Ok\n221 2.0.0 Bye\n") {
 		t.Error(out)
 	}
 	sess = &testSession{early: 2}
 	out = talk(t, testServer(), sess, envelope+"BDAT 6\r\nabcdefBDAT 3 LAST\r\nabcNOOP\r\n")
-	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n551 5.0.0 Discarded 3 bytes after earlier error\n250 2.0.0 Ok\n221 2.0.0 bye\n") {
+	if !strings.HasSuffix(out, "451 4.3.0 Error: disk full\n551 5.0.0 Discarded 3 bytes after earlier error\n250 2.0.0 Ok\n221 2.0.0 Bye\n") {
 		t.Error(out)
 	}
 }
