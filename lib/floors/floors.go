@@ -14,7 +14,7 @@ var house = []struct {
 	rooms string
 }{
 	{"bedrock", "unixsock"},
-	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser logical proclist floors"},
+	{"cellar: words that need no others", "address dsn cdb safefile maillog sysuser logical proclist powercut floors"},
 	{"ground: the shared words", "command ipc message mailbox maps sasl dns tlsconf agent"},
 	{"first: protocols, state, judgement", "agent/wire smtp imap pop3 managesieve milter spamc queue store scripts accounts route access alias checks sieve spam virus"},
 	{"second: work", "cleanup deliver/ verify screen"},
