@@ -174,13 +174,15 @@ func (b *box) noteListed(ctx context.Context, newMtime int64, tookNew, young, yo
 	}
 	h := t.hdr
 	h.listed = b.st.now().Unix()
-	if st, err := fstatat(b.dir, "new"); err == nil && !young {
+	if st, err := fstatat(b.dir, "new"); err == nil && !young && ripe(newMtime) {
 		if tookNew { // our own unlinks moved it
 			if empty, err := dirEmpty(b.dir, "new"); err == nil && empty {
 				newMtime = mtime(&st)
 			}
 		}
-		h.newMtime = newMtime
+		if ripe(newMtime) {
+			h.newMtime = newMtime
+		}
 	}
 	if youngCur {
 		h.curMtime = 0
@@ -189,6 +191,14 @@ func (b *box) noteListed(ctx context.Context, newMtime int64, tookNew, young, yo
 		return nil
 	}
 	return t.writeHeader(h)
+}
+
+// ripe reports whether an mtime taken before a listing tells of what comes after it.
+// The clock of file systems ticks every 1-10 ms, and what happens within a tick does
+// not move it.
+func ripe(mtime int64) bool {
+	d := time.Now().UnixNano() - mtime
+	return d < 0 || d > int64(20*time.Millisecond)
 }
 
 // list finds the files of a directory that are not ours and old enough.
@@ -247,7 +257,10 @@ func (b *box) merge(ctx context.Context) (files []foreignFile, young bool, err e
 	}
 	if t.state().ino != 0 {
 		h := t.hdr
-		if h.curMtime = mtime(&before); h != t.hdr {
+		if h.curMtime = mtime(&before); !ripe(h.curMtime) {
+			h.curMtime = 0
+		}
+		if h != t.hdr {
 			if err := t.writeHeader(h); err != nil {
 				return nil, false, err
 			}

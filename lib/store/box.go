@@ -267,7 +267,7 @@ func (b *box) swapMeta(ctx context.Context, m *meta, was fileID) (done bool, err
 		_ = unix.Unlinkat(b.dir, tmp, 0)
 		return false, err
 	}
-	if err := b.st.fsync(b.dir, "meta"); err != nil {
+	if err := b.st.fsync(b.dir, nameOf(metaName)); err != nil {
 		b.distrust(err)
 		return false, err
 	}
@@ -301,7 +301,7 @@ func (t *txn) writeMeta(m *meta) error {
 	if err := t.renameMeta(tmp, m); err != nil {
 		return err
 	}
-	return b.st.fsync(b.dir, "meta")
+	return b.st.fsync(b.dir, nameOf(metaName))
 }
 
 // tempMark is in the names of files that are about to replace another.
@@ -316,7 +316,7 @@ func writeTemp(s *Store, dirfd int, name string, fill func(io.Writer) error) (tm
 	}
 	f := os.NewFile(uintptr(fd), tmp)
 	if err = fill(f); err == nil {
-		err = s.fsync(fd, "meta")
+		err = s.fsync(fd, name)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -337,7 +337,7 @@ func writeFileAt(s *Store, dirfd int, name string, fill func(io.Writer) error) e
 		_ = unix.Unlinkat(dirfd, tmp, 0)
 		return sysErr("rename "+name, err)
 	}
-	return s.fsync(dirfd, "meta")
+	return s.fsync(dirfd, nameOf(name))
 }
 
 // current reports whether a look at .index says that nothing has changed. A

@@ -423,7 +423,7 @@ func TestSyncCounts(t *testing.T) {
 	f.append(m, letter(1)) // the first one raises the ceilings
 	count := 0
 	f.Store.conf.Fault = func(s string) error {
-		if strings.HasPrefix(s, "fsync") || s == "index sync" {
+		if strings.HasPrefix(s, "fsync") {
 			count++
 		}
 		return nil

@@ -56,14 +56,7 @@ func child(spec string) {
 	}
 	ctx := context.Background()
 	if step == "cut" {
-		left := os.Getenv("STORE_TEST_LEFT_OUT")
-		conf.Manual, conf.Now = false, nil
-		conf.Fault = func(s string) error {
-			if s == left {
-				return errLeftOut
-			}
-			return nil
-		}
+		conf.Manual, conf.Now, conf.Fault = false, nil, nil
 	}
 	s, err := Open(ctx, conf)
 	if err != nil {
@@ -73,7 +66,7 @@ func child(spec string) {
 	case "load":
 		load(s, die)
 	case "cut":
-		cutChild(s, os.Getenv("STORE_TEST_LEFT_OUT") != "none", die)
+		cutChild(s, die)
 	}
 	box, err := s.Open(ctx, "user.bob", User{})
 	if err != nil {
@@ -440,9 +433,11 @@ func TestKilledUnderLoad(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(150*time.Millisecond, func() { _ = cmd.Process.Kill() })
 		lines := bufio.NewScanner(out)
-		for lines.Scan() {
+		for n := 0; lines.Scan(); n++ {
+			if n == 20 { // it is in full swing
+				time.AfterFunc(50*time.Millisecond, func() { _ = cmd.Process.Kill() })
+			}
 			var k, n int
 			if c, _ := fmt.Sscanf(lines.Text(), "has %d %d", &k, &n); c == 2 {
 				acked[k][letter(n)]++

@@ -498,7 +498,7 @@ func (b *box) settle(msgs []Message) error {
 		if err := b.st.fault("sync"); err != nil {
 			return err
 		}
-		return b.st.syncDirAt(b.dir, "cur")
+		return b.st.syncDirAt(b.dir, "cur", "cur")
 	})
 	if err != nil {
 		b.distrust(err)

@@ -282,11 +282,15 @@ func (s *Store) leftover(ctx context.Context, tx *sql.Tx, fd int, e *Entry, old 
 	return true, nil
 }
 
-// mkdirs makes dir and what is missing above it, down from root, durably.
+// mkdirs makes dir and what is missing above it, down from a partition's root, durably.
 func (s *Store) mkdirs(root, dir string) error {
 	if err := noVolume(root); err != nil {
 		return err
 	}
+	return s.makeDirs(root, dir)
+}
+
+func (s *Store) makeDirs(root, dir string) error {
 	var missing []string
 	for d := dir; len(d) > len(root); d = filepath.Dir(d) {
 		if _, err := fstatat(unix.AT_FDCWD, d); err == nil {
@@ -298,7 +302,7 @@ func (s *Store) mkdirs(root, dir string) error {
 		if err := unix.Mkdir(missing[i], 0o700); err != nil && err != unix.EEXIST {
 			return sysErr("mkdir "+missing[i], err)
 		}
-		if err := s.syncDirAt(unix.AT_FDCWD, filepath.Dir(missing[i])); err != nil {
+		if err := s.syncDirAt(unix.AT_FDCWD, filepath.Dir(missing[i]), "folder"); err != nil {
 			return err
 		}
 	}
@@ -363,10 +367,7 @@ func (s *Store) Delete(ctx context.Context, name mailbox.Name) error {
 	if err := s.forgetUsage(root); err != nil {
 		s.conf.Log.Warnf("quota root %s: %v", root, err)
 	}
-	if err := unix.Unlinkat(b.dir, metaName, 0); err != nil && err != unix.ENOENT {
-		return sysErr("unlink "+metaName, err)
-	}
-	if err := s.fsync(b.dir, "deleted"); err != nil {
+	if err := s.unmake(b.dir); err != nil {
 		return err
 	}
 	s.dropBox(b)
@@ -376,6 +377,15 @@ func (s *Store) Delete(ctx context.Context, name mailbox.Name) error {
 	s.pruneDirs(e.Partition, b.where())
 	s.tell(e.ID, List|Messages)
 	return nil
+}
+
+// unmake makes a directory that of no mailbox, for good: a list that is made again
+// from the partitions must not have it back.
+func (s *Store) unmake(dirfd int) error {
+	if err := unix.Unlinkat(dirfd, metaName, 0); err != nil && err != unix.ENOENT {
+		return sysErr("unlink "+metaName, err)
+	}
+	return s.fsync(dirfd, "deleted")
 }
 
 // deletedName is where a deleted mailbox waits: DELETED.user.bob.Sent.6721A3F0.

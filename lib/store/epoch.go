@@ -137,7 +137,7 @@ func (s *Store) closeEpoch() error {
 		return nil // others are still there
 	}
 	for name, path := range s.conf.Partitions {
-		err := syncFS(path)
+		err := s.syncPartition(path)
 		if errors.Is(err, fs.ErrNotExist) { // whoever took the volume away has synced it
 			s.conf.Log.Warnf("partition %s: %v", name, err)
 			continue
@@ -149,16 +149,13 @@ func (s *Store) closeEpoch() error {
 	return s.writeEpoch(epochFile{s.epoch, s.bootID(), true})
 }
 
-func syncFS(path string) error {
+func (s *Store) syncPartition(path string) error {
 	fd, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Syncfs(fd); err != nil {
-		return sysErr("syncfs "+path, err)
-	}
-	return nil
+	return s.syncFS(fd, "partition")
 }
 
 // bootID names this run of the machine, and this mount of the default partition

@@ -216,20 +216,15 @@ func (b *box) syncIndex() error {
 	}
 	defer unix.Close(fd)
 	if err := b.st.fault("index sync"); err != nil {
-		return unlessLeftOut(err)
+		return err
 	}
 	if fresh {
 		if err := b.st.fsync(fd, "index"); err != nil {
 			return err
 		}
-		return b.st.fsync(b.dir, "index")
+		return b.st.fsync(b.dir, nameOf("index"))
 	}
-	b.st.syncs <- struct{}{}
-	defer func() { <-b.st.syncs }()
-	if err := unix.Fdatasync(fd); err != nil {
-		return sysErr("fdatasync", err)
-	}
-	return nil
+	return b.st.fdatasync(fd, "index")
 }
 
 // noticeWork looks at what an index that was just read leaves to do: its last

@@ -123,7 +123,11 @@ func (l *mailboxList) reopen(ctx context.Context) (*database, error) {
 		}
 		unix.Close(fd)
 	}
-	conn, err := sql.Open("sqlite", listDSN(l.path))
+	dsn := listDSN(l.path)
+	if l.s.conf.Sync != nil { // a test sees to syncs, but can't to SQLite's
+		dsn = strings.Replace(dsn, "FULL", "OFF", 1)
+	}
+	conn, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
 	}

@@ -258,10 +258,9 @@ func (s *Store) moveDirs(e Entry, to mailbox.Name) error {
 			return sysErr("rename "+p, err)
 		}
 	}
-	if err := s.syncDirAt(unix.AT_FDCWD, dst); err != nil {
-		return err
-	}
-	if err := s.syncDirAt(unix.AT_FDCWD, from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// A rename is one change to a file system's journal: with the names here those
+	// over there are gone for good.
+	if err := s.syncDirAt(unix.AT_FDCWD, dst, "moved to"); err != nil {
 		return err
 	}
 	s.pruneDirs(e.Partition, from)
@@ -448,7 +447,7 @@ func (s *Store) changePartition(ctx context.Context, e Entry, partition string) 
 	if err := s.fault("listed"); err != nil {
 		return err
 	}
-	if err := removeParts(b.dir); err != nil {
+	if err := errors.Join(s.unmake(b.dir), removeParts(b.dir)); err != nil {
 		s.conf.Log.Warnf("%s: %v", from, err)
 	}
 	s.pruneDirs(e.Partition, from)
@@ -472,8 +471,8 @@ func (s *Store) copyParts(from, partition, dst string) error {
 	}
 	for _, p := range parts {
 		if p == metaName {
-			if err := unix.Syncfs(fd); err != nil {
-				return sysErr("syncfs "+dst, err)
+			if err := s.syncFS(fd, "copy"); err != nil {
+				return err
 			}
 		}
 		if err := s.fault("copy"); err != nil {
@@ -483,8 +482,8 @@ func (s *Store) copyParts(from, partition, dst string) error {
 			return err
 		}
 	}
-	if err := unix.Syncfs(fd); err != nil {
-		return sysErr("syncfs "+dst, err)
+	if err := s.syncFS(fd, nameOf("copy")); err != nil {
+		return err
 	}
 	return s.fault("copied")
 }

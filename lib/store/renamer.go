@@ -194,8 +194,9 @@ func hasExtra(m *Message) bool {
 	return m.Saved != m.Internal || m.Keywords[0]>>maxLetters != 0 || m.Keywords[1] != 0
 }
 
-// writeExtra replaces .extra: one line a message.
+// writeExtra replaces .extra: as of which ModSeq, then one line a message.
 //
+//	modseq <modseq>
 //	<uid> <saved> <keyword>...
 func (b *box) writeExtra(ctx context.Context) error {
 	v, err := b.view(ctx)
@@ -208,7 +209,7 @@ func (b *box) writeExtra(ctx context.Context) error {
 	defer b.release()
 	return writeFileAt(b.st, b.dir, extraName, func(w io.Writer) error {
 		out := bufio.NewWriter(w)
-		fmt.Fprintln(out, "version 1")
+		fmt.Fprintf(out, "version 1\nmodseq %d\n", v.status.HighestModSeq)
 		for m := range v.all() {
 			if !hasExtra(m) {
 				continue
@@ -231,14 +232,20 @@ type extra struct {
 	keywords []string
 }
 
-func (b *box) readExtra() (map[UID]extra, error) {
-	out := map[UID]extra{}
+// extras is what it says of all, as of modseq.
+type extras struct {
+	modseq ModSeq
+	of     map[UID]extra
+}
+
+func (b *box) readExtra() (extras, error) {
+	out := extras{of: map[UID]extra{}}
 	fd, err := openat(b.dir, extraName, unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	f := os.NewFile(uintptr(fd), extraName)
 	defer f.Close()
@@ -252,13 +259,16 @@ func (b *box) readExtra() (map[UID]extra, error) {
 		uid, err1 := strconv.ParseUint(w[0], 10, 32)
 		saved, err2 := strconv.ParseInt(w[1], 10, 64)
 		if err1 != nil || err2 != nil {
+			if w[0] == "modseq" && err2 == nil {
+				out.modseq = ModSeq(saved)
+			}
 			continue // "version 1", or damaged: say less rather than nothing
 		}
 		x := extra{saved: saved}
 		for _, k := range w[2:] {
 			x.keywords = append(x.keywords, unquoteWord(k))
 		}
-		out[UID(uid)] = x
+		out.of[UID(uid)] = x
 	}
 	return out, nil
 }

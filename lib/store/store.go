@@ -40,10 +40,12 @@ type Config struct {
 	MaxOpen int
 
 	// For tests.
-	Now    func() time.Time        // nil: time.Now
-	Fault  func(step string) error // called between the steps of each commit
-	BootID string                  // "": the kernel's, and the mount's
-	Manual bool                    // no background goroutine: the test calls Tend
+	Now   func() time.Time        // nil: time.Now
+	Fault func(step string) error // called between the steps of each commit
+	// Sync stands in for fsync(2) and fdatasync(2) of fd, and syncfs(2) if tree is set.
+	Sync   func(what string, fd int, tree bool) error
+	BootID string // "": the kernel's, and the mount's
+	Manual bool   // no background goroutine: the test calls Tend
 }
 
 // Store is the mail of one machine. It is safe for concurrent use, by any number of processes.

@@ -58,7 +58,7 @@ func (s *Store) Subscribe(ctx context.Context, userid string, n mailbox.Name, on
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := s.makeDirs(s.conf.ConfigDirectory, dir); err != nil {
 		return err
 	}
 	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)

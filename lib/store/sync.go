@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -77,37 +76,42 @@ func (d *dirSync) serve(sync func() error) {
 
 // fsync is fsync(2) in the bounded pool. A failed one is never tried again:
 // the kernel has marked the pages clean by then, and a second call would lie.
-func (s *Store) fsync(fd int, what string) error {
+func (s *Store) fsync(fd int, what string) error { return s.flush(fd, what, "fsync", unix.Fsync) }
+
+// fdatasync leaves out what is not needed to read the file.
+func (s *Store) fdatasync(fd int, what string) error {
+	return s.flush(fd, what, "fdatasync", unix.Fdatasync)
+}
+
+// syncFS syncs all of the file system that a file lies on.
+func (s *Store) syncFS(fd int, what string) error { return s.flush(fd, what, "syncfs", unix.Syncfs) }
+
+func (s *Store) flush(fd int, what, op string, call func(int) error) error {
 	if err := s.fault("fsync " + what); err != nil {
-		return unlessLeftOut(err)
+		return err
+	}
+	if s.conf.Sync != nil {
+		return s.conf.Sync(what, fd, op == "syncfs")
 	}
 	s.syncs <- struct{}{}
 	defer func() { <-s.syncs }()
-	if err := unix.Fsync(fd); err != nil {
-		return sysErr("fsync", err)
+	if err := call(fd); err != nil {
+		return sysErr(op+" "+what, err)
 	}
 	return nil
 }
 
-// errLeftOut, as a fault, leaves out a sync as if it had been forgotten: tests
-// show with it that they would notice.
-var errLeftOut = errors.New("sync left out")
-
-func unlessLeftOut(err error) error {
-	if err == errLeftOut {
-		return nil
-	}
-	return err
-}
+// nameOf is what a sync of the directory is called that has made a file's name durable.
+func nameOf(file string) string { return "name of " + file }
 
 // syncDirAt makes the entries of a directory below dirfd durable.
-func (s *Store) syncDirAt(dirfd int, name string) error {
+func (s *Store) syncDirAt(dirfd int, name, what string) error {
 	fd, err := openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return s.fsync(fd, name)
+	return s.fsync(fd, what)
 }
 
 func openat(dirfd int, name string, flags int, mode uint32) (int, error) {

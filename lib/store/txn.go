@@ -323,6 +323,10 @@ func (h *header) add(m *Message, n int) {
 // replaceIndex writes .index anew with the next generation and these records,
 // and gives it its name: verify, compaction and the first message. The snapshot
 // is rebuilt if there was one.
+//
+// One that replaces another is synced first, though the lock is held: the other may
+// be all that knows of a flag stored long ago, and a power cut could leave the name to
+// a file of zeros. Those who came meanwhile would be lost in a copy made before.
 func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 	b := t.b
 	b.smu.Lock()
@@ -364,6 +368,11 @@ func (t *txn) replaceIndex(h header, live *snapshot, gone []Message) error {
 	}
 	if err := b.st.fault("index.new"); err != nil {
 		return err
+	}
+	if t.state().ino != 0 {
+		if err := b.st.fsync(fd, indexNewName); err != nil {
+			return err
+		}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -76,6 +76,14 @@ type salvaged struct {
 	// may be among them.
 	damaged bool
 	later   map[UID]bool
+	// former: letters that a file had before those that its record says: after a power
+	// cut it may have them again.
+	former map[UID][]uint32
+}
+
+// undone reports whether a power cut has taken a rename of ours back.
+func (s *salvaged) undone(m *Message, f foundFile) bool {
+	return !s.whole && f.letters != m.Named && slices.Contains(s.former[m.UID], f.letters)
 }
 
 // stale reports whether a record of u may have been lost.
@@ -91,7 +99,7 @@ func (s *salvaged) miss() {
 // nothing that can be believed.
 func (t *txn) salvage(m *meta) *salvaged {
 	b := t.b
-	s := &salvaged{snap: &snapshot{}}
+	s := &salvaged{snap: &snapshot{}, former: map[UID][]uint32{}}
 	fd, err := openat(b.dir, indexName, unix.O_RDONLY, 0)
 	if err != nil {
 		return s
@@ -120,7 +128,9 @@ func (t *txn) salvage(m *meta) *salvaged {
 			s.miss()
 			continue
 		}
-		e.apply(&m)
+		if before, was := e.apply(&m); was && before.Named != m.Named {
+			s.former[m.UID] = append(s.former[m.UID], before.Named)
+		}
 		s.max = max(s.max, m.UID)
 		if s.damaged {
 			s.later[m.UID] = true
@@ -191,7 +201,7 @@ func (t *txn) raised(m *meta, old *salvaged) header {
 }
 
 // rebuild makes the records.
-func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras map[UID]extra, h *header) (*snapshot, []Message, error) {
+func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras extras, h *header) (*snapshot, []Message, error) {
 	b := t.b
 	translate := b.letterKeywords(b.readDovecotKeywords())
 	keywords := t.state().meta.keywords
@@ -213,15 +223,23 @@ func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras
 		f := found.ours[u]
 		var n Message
 		if _, m := old.snap.find(u); m != nil {
-			if n, _ = mergeName(m, f, translate); old.stale(u) {
-				n = believeName(m, f, extras, keywords, translate)
+			switch n = *m; {
+			case old.undone(m, f):
+				n.Named = f.letters
+			case old.stale(u):
+				n = believeName(m, f, translate)
+			default:
+				n, _ = mergeName(m, f, translate)
+			}
+			if old.stale(u) {
+				extras.amend(&n, keywords)
 			}
 			if f.name != n.fileName(b.tag) {
 				t.straighten(f.name, &n)
 			}
 		} else {
 			var err error
-			if n, err = t.fromFile(ctx, f, extras[u], translate, keywords); err != nil {
+			if n, err = t.fromFile(ctx, f, extras.of[u], translate, keywords); err != nil {
 				if errors.Is(err, fs.ErrNotExist) {
 					continue
 				}
@@ -250,24 +268,29 @@ func (t *txn) rebuild(ctx context.Context, old *salvaged, found *listing, extras
 }
 
 // believeName makes a record of one that may not have been the last: where the name
-// was changed since, by us, it says all that it can, and .extra the rest.
-func believeName(m *Message, f foundFile, extras map[UID]extra, keywords []string, translate func(int) int) Message {
+// was changed since, by us, it says all that it can.
+func believeName(m *Message, f foundFile, translate func(int) int) Message {
 	n := *m
 	if f.letters != m.Named {
 		applyLetters(&n, 0, ^f.letters, translate)
 		applyLetters(&n, f.letters, 0, translate) // $Forwarded has two
 		n.Named = f.letters
 	}
-	if x, ok := extras[m.UID]; ok || len(extras) > 0 {
-		n.Keywords[0] &= 1<<maxLetters - 1
-		n.Keywords[1] = 0
-		for _, k := range x.keywords {
-			if i := keywordBit(keywords, k); i >= 0 {
-				n.setKeyword(i, true)
-			}
+	return n
+}
+
+// amend gives such a record the keywords that names can't say, if .extra is newer.
+func (x *extras) amend(n *Message, keywords []string) {
+	if n.ModSeq > x.modseq {
+		return
+	}
+	n.Keywords[0] &= 1<<maxLetters - 1
+	n.Keywords[1] = 0
+	for _, k := range x.of[n.UID].keywords {
+		if i := keywordBit(keywords, k); i >= 0 {
+			n.setKeyword(i, true)
 		}
 	}
-	return n
 }
 
 // fromFile makes a record of what a name and .extra say, and of the content.
