@@ -40,10 +40,10 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 	slices.SortStableFunc(dirs, func(a, b Dir) int { return rank(a) - rank(b) })
 	for _, d := range dirs {
 		opt.Info("queue: %s", d)
-		err := q.walk(q.path+"/"+string(d), opt.Names, func(path, name string) error {
-			n, err := q.fix(d, path, name, opt)
+		err := q.walk(q.path+"/"+string(d), opt.Names, func(path string, e dirent) error {
+			n, err := q.fix(d, path, e, opt)
 			renamed += n
-			marked = marked || n > 0 || strings.HasSuffix(name, fixMark)
+			marked = marked || n > 0 || strings.HasSuffix(e.name, fixMark)
 			return err
 		})
 		if err != nil {
@@ -54,8 +54,8 @@ func (q *Queue) Fix(dirs []Dir, opt FixOptions) (renamed int, err error) {
 		return renamed, nil
 	}
 	for _, d := range append(dirs, Bounce, Defer, Trace) {
-		err := q.walk(q.path+"/"+string(d), false, func(path, name string) error {
-			id, ok := strings.CutSuffix(name, fixMark)
+		err := q.walk(q.path+"/"+string(d), false, func(path string, e dirent) error {
+			id, ok := strings.CutSuffix(e.name, fixMark)
 			if !ok || !ValidID(id) {
 				return nil
 			}
@@ -77,8 +77,8 @@ func rank(d Dir) int {
 
 // walk visits all files below a directory, and may remove subdirectories of one
 // letter that are empty.
-func (q *Queue) walk(dir string, tidy bool, visit func(path, name string) error) error {
-	entries, err := os.ReadDir(dir)
+func (q *Queue) walk(dir string, tidy bool, visit func(path string, e dirent) error) error {
+	entries, err := readDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -86,9 +86,9 @@ func (q *Queue) walk(dir string, tidy bool, visit func(path, name string) error)
 		return err
 	}
 	for _, e := range entries {
-		path := dir + "/" + e.Name()
-		if e.IsDir() {
-			if len(e.Name()) != 1 {
+		path := dir + "/" + e.name
+		if e.dir {
+			if len(e.name) != 1 {
 				continue
 			}
 			if err := q.walk(path, tidy, visit); err != nil {
@@ -99,15 +99,32 @@ func (q *Queue) walk(dir string, tidy bool, visit func(path, name string) error)
 			}
 			continue
 		}
-		if err := visit(path, e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := visit(path, e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
+// atPlace reports whether a directory entry alone shows that nothing is to be done:
+// the file is where its name belongs, and its name has its inode; and it is none of
+// those that a dead writer leaves. Nearly all files of a queue are so.
+func (q *Queue) atPlace(d Dir, path string, e dirent, opt FixOptions) bool {
+	switch d {
+	case Deferred, Active, Hold, Corrupt:
+		return ValidID(e.name) && q.rightID(e.name, e.inode, opt.Long) == e.name && q.file(d, e.name) == path
+	case Bounce, Defer, Trace:
+		return ValidID(e.name) && q.file(d, e.name) == path
+	}
+	return false
+}
+
 // fix looks at one file. It returns 1 if it gave a message another name.
-func (q *Queue) fix(d Dir, path, name string, opt FixOptions) (int, error) {
+func (q *Queue) fix(d Dir, path string, e dirent, opt FixOptions) (int, error) {
+	name := e.name
+	if q.atPlace(d, path, e, opt) {
+		return 0, nil
+	}
 	if strings.HasSuffix(name, fixMark) {
 		return 0, nil
 	}
