@@ -216,6 +216,81 @@ var wildCases = []wildCase{
 		differs: "the warning's words", ours: "dsn=4.7.5, status=deferred (client TLS configuration problem)"},
 	{name: "tlspolicymatch", servers: secure("good"), settings: append(tlsAt("may"), "smtp_tls_policy_maps = inline:{ {tlspolicymatch.test = secure match=mx.wild.test} }")},
 	{name: "tlswrap", servers: []server{{ext: esmtp, cert: "good", wrap: true}}, settings: append(tlsAt("encrypt"), "smtp_tls_wrappermode = yes")},
+	{name: "daneee", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneeecert", zone: signed("3 0 2 GOOD-CERT-512"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneeefull", zone: signed("3 1 0 GOOD-KEY-0"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneeeexpired", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("expired"), settings: tlsAt("dane")},
+	{name: "daneagility", zone: signed("3 1 1 GOOD-KEY-256", "3 1 2 CA-KEY-512"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danesecond", zone: signed("3 1 1 CA-KEY-256", "3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneta", zone: signed("2 0 1 CA-CERT-256"), servers: secure("chain"), settings: tlsAt("dane")},
+	{name: "danetakey", zone: signed("2 1 2 CA-KEY-512"), servers: secure("chain"), settings: tlsAt("dane")},
+	{name: "danetafull", zone: signed("2 0 0 CA-CERT-0"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danetafullkey", zone: signed("2 1 0 CA-KEY-0"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danetanot", zone: signed("2 0 1 CA-CERT-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneother", zone: signed("3 1 1 CA-KEY-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danenone", zone: signed(), servers: secure("self"), settings: tlsAt("dane")},
+	{name: "danenostarttls", zone: signed("3 1 1 GOOD-KEY-256"), servers: []server{good}, settings: tlsAt("dane")},
+	{name: "danenoneclear", zone: signed(), servers: []server{good}, settings: tlsAt("dane")},
+	{name: "daneunsigned", zone: []string{"@ MX 10 mx.@", "mx.@ A SELF1", "_25._tcp.mx.@ TLSA 3 1 1 CA-KEY-256"}, servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danehalf", zone: signed("3 1 1 GOOD-KEY-256")[1:], servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danehalfother", zone: signed("3 1 1 CA-KEY-256")[1:], servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danehalfencrypt", zone: signed("3 1 1 CA-KEY-256")[1:], servers: secure("good"), settings: append(tlsAt("dane"), "smtp_tls_dane_insecure_mx_policy = encrypt")},
+	{name: "danehalfmay", zone: signed("3 1 1 CA-KEY-256")[1:], servers: []server{good}, settings: append(tlsAt("dane"), "smtp_tls_dane_insecure_mx_policy = may")},
+	{name: "daneunusable", zone: signed("1 1 1 GOOD-KEY-256"), servers: secure("self"), settings: tlsAt("dane")},
+	{name: "daneunusableclear", zone: signed("3 1 9 00"), servers: []server{good}, settings: tlsAt("dane")},
+	{name: "danebadlength", zone: signed("3 1 1 0001"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danebadcert", zone: signed("2 0 0 0001"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danebadselector", zone: signed("3 7 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danefails", zone: append(signed(), "_25._tcp.mx.@ SERVFAIL"), servers: secure("good"), settings: tlsAt("dane"),
+		differs: "Postfix asks twice", ours: "TLSA lookup error for mx.danefails.test:25"},
+	{name: "danenomx", zone: []string{"@ SECURE", "@ A SELF1", "_25._tcp.@ SECURE", "_25._tcp.@ TLSA 3 1 1 GOOD-KEY-256"}, servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danealias", zone: []string{"@ SECURE", "@ MX 10 mx.@", "mx.@ SECURE", "mx.@ CNAME real.@", "real.@ SECURE", "real.@ A SELF1",
+		"_25._tcp.real.@ SECURE", "_25._tcp.real.@ TLSA 3 1 1 GOOD-KEY-256"}, servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danealiasfrom", zone: []string{"@ SECURE", "@ MX 10 mx.@", "mx.@ SECURE", "mx.@ CNAME real.@", "real.@ A SELF1",
+		"_25._tcp.mx.@ SECURE", "_25._tcp.mx.@ TLSA 3 1 1 GOOD-KEY-256"}, servers: secure("good"), settings: tlsAt("dane")},
+	{name: "daneonly", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane-only")},
+	{name: "daneonlyhalf", zone: signed("3 1 1 GOOD-KEY-256")[1:], servers: secure("good"), settings: tlsAt("dane-only")},
+	{name: "daneonlynone", zone: signed(), servers: secure("good"), settings: tlsAt("dane-only")},
+	{name: "daneonlyunusable", zone: signed("1 1 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane-only")},
+	{name: "daneonlybad", zone: signed("3 1 1 0001"), servers: secure("good"), settings: tlsAt("dane-only")},
+	{name: "danepolicy", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: append(tlsAt("may"), "smtp_dns_support_level = dnssec", "smtp_tls_policy_maps = inline:{ {danepolicy.test = dane-only} }")},
+	{name: "danenodnssec", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: append(tlsAt("dane"), "smtp_dns_support_level = enabled")},
+	{name: "daneonlynodnssec", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: append(tlsAt("dane-only"), "smtp_dns_support_level = enabled")},
+	{name: "danehop", hop: "[mx.danehop.test]", zone: signed("3 1 1 GOOD-KEY-256"), servers: secure("good"), settings: tlsAt("dane")},
+	{name: "danetwo", zone: append(signed("3 1 1 CA-KEY-256"), "@ MX 20 mx2.@", "mx2.@ SECURE", "mx2.@ A SELF2", "_25._tcp.mx2.@ SECURE", "_25._tcp.mx2.@ TLSA 3 1 1 GOOD-KEY-256"),
+		servers: append(secure("good"), secure("good")...), settings: tlsAt("dane")},
+	{name: "saslplain", servers: auth("AUTH PLAIN LOGIN"), settings: password("saslplain.test")},
+	{name: "saslhost", zone: tlsZone, servers: auth("AUTH PLAIN"), settings: password("mx.saslhost.test")},
+	{name: "saslport", hop: "[saslport.test]:2587", servers: []server{{port: "2587", ext: []string{"AUTH PLAIN"}}}, settings: password("[saslport.test]:2587")},
+	{name: "saslstranger", servers: auth("AUTH PLAIN"), settings: password("else.test")},
+	{name: "saslnotoffered", servers: []server{good}, settings: password("saslnotoffered.test")},
+	{name: "saslnoplain", servers: auth("AUTH PLAIN LOGIN"), settings: append(password("saslnoplain.test"), "smtp_sasl_security_options = noplaintext, noanonymous")},
+	{name: "sasllogin", servers: auth("AUTH LOGIN", "AUTH LOGIN", "334 VXNlcm5hbWU6", "bWU=", "334 UGFzc3dvcmQ6", "c2VjcmV0", "235 2.7.0 in"), settings: password("sasllogin.test")},
+	{name: "saslcram", servers: auth("AUTH PLAIN CRAM-MD5", "AUTH CRAM-MD5", "334 PDFAeD4=", "bWUg", "235 2.7.0 in"), settings: password("saslcram.test")},
+	{name: "saslfilter", servers: auth("AUTH PLAIN"), settings: append(password("saslfilter.test"), "smtp_sasl_mechanism_filter = login")},
+	{name: "saslfilterpick", servers: auth("AUTH CRAM-MD5 PLAIN"), settings: append(password("saslfilterpick.test"), "smtp_sasl_mechanism_filter = !cram-md5, static:all")},
+	{name: "saslforeign", servers: auth("AUTH XFOREIGN"), settings: password("saslforeign.test")},
+	{name: "saslempty", servers: auth("AUTH"), settings: password("saslempty.test")},
+	{name: "saslrefused", servers: auth("AUTH PLAIN", "AUTH", "535 5.7.8 no"), settings: password("saslrefused.test")},
+	{name: "saslrefusedhard", servers: auth("AUTH PLAIN", "AUTH", "535 5.7.8 no"), settings: append(password("saslrefusedhard.test"), "smtp_sasl_auth_soft_bounce = no")},
+	{name: "sasllater", servers: auth("AUTH PLAIN", "AUTH", "454 4.7.0 later"), settings: password("sasllater.test")},
+	{name: "sasldrop", servers: auth("AUTH PLAIN", "AUTH", "drop"), settings: password("sasldrop.test")},
+	{name: "saslnext", zone: two, servers: append(auth("AUTH PLAIN", "AUTH", "535 5.7.8 no"), good), settings: password("saslnext.test")},
+	{name: "saslchallenge", servers: auth("AUTH CRAM-MD5", "AUTH", "334 ====="), settings: password("saslchallenge.test")},
+	{name: "saslsender", servers: auth("AUTH PLAIN"), settings: append(password("s-saslsender@home.test"), "smtp_sender_dependent_authentication = yes")},
+	{name: "saslsenderat", servers: auth("AUTH PLAIN"), settings: append(password("@home.test"), "smtp_sender_dependent_authentication = yes")},
+	{name: "saslsenderoff", servers: auth("AUTH PLAIN"), settings: password("s-saslsenderoff@home.test")},
+	{name: "sasltls", servers: []server{{ext: []string{"STARTTLS", "AUTH PLAIN"}, cert: "self"}}, settings: append(append(tlsAt("encrypt"), password("sasltls.test")...), "smtp_sasl_security_options = noplaintext")},
+	{name: "sasltlsno", servers: []server{{ext: []string{"STARTTLS", "AUTH PLAIN"}, cert: "self"}}, settings: append(append(tlsAt("encrypt"), password("sasltlsno.test")...), "smtp_sasl_tls_security_options = noplaintext")},
+	{name: "sasltlssure", zone: tlsZone, servers: []server{{ext: []string{"STARTTLS", "AUTH PLAIN"}, cert: "good"}}, settings: append(append(tlsAt("secure"), password("sasltlssure.test")...), "smtp_sasl_tls_security_options = noplaintext",
+		"smtp_sasl_tls_verified_security_options = noanonymous")},
+	{name: "xforward", client: "joe+s.test", servers: one(append([]string{"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"}, esmtp...)), settings: []string{"smtp_send_xforward_command = yes"}},
+	{name: "xforwardslow", client: "joe.test", servers: one([]string{"XFORWARD NAME PROTO IDENT"}), settings: []string{"smtp_send_xforward_command = yes"}},
+	{name: "xforwardlocal", servers: one(append([]string{"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"}, esmtp...)), settings: []string{"smtp_send_xforward_command = yes"}},
+	{name: "xforwardnot", client: "joe.test", servers: one(append([]string{"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"}, esmtp...))},
+	{name: "xforwardunknown", client: "joe.test", servers: []server{good}, settings: []string{"smtp_send_xforward_command = yes"}},
+	{name: "xforwardrefused", client: "joe.test", servers: one(append([]string{"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"}, esmtp...), "XFORWARD", "550 5.7.0 who are you"), settings: []string{"smtp_send_xforward_command = yes"}},
+	{name: "xforwardslowdrop", client: "joe.test", servers: one([]string{"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"}, "XFORWARD PROTO", "drop"), settings: []string{"smtp_send_xforward_command = yes"}},
 	{name: "tlsinject", servers: []server{{ext: []string{"STARTTLS", "PIPELINING"}, cert: "good", inject: "\r\n250 injected"}}, settings: tlsAt("encrypt")},
 }
 
@@ -226,5 +301,33 @@ func secure(cert string) []server {
 }
 
 func tlsAt(level string) []string {
+	list := tlsSettings(level)
+	if strings.HasPrefix(level, "dane") {
+		list = append(list, "smtp_dns_support_level = dnssec")
+	}
+	return list
+}
+
+// auth is a server that wants to know who calls.
+func auth(ext string, kv ...string) []server {
+	return []server{{ext: []string{"PIPELINING", ext}, answer: answers(kv...)}}
+}
+
+// password is a table with one for a key.
+func password(key string) []string {
+	return []string{"smtp_sasl_auth_enable = yes", "smtp_sasl_security_options = noanonymous", "smtp_sasl_password_maps = inline:{ { " + key + " = me:secret } }"}
+}
+
+// signed is a zone under DNSSEC, whose mail exchanger has TLSA records. Without the
+// first line the word of who is the exchanger is not signed.
+func signed(records ...string) []string {
+	list := []string{"@ SECURE", "@ MX 10 mx.@", "mx.@ SECURE", "mx.@ A SELF1"}
+	for _, r := range records {
+		list = append(list, "_25._tcp.mx.@ SECURE", "_25._tcp.mx.@ TLSA "+r)
+	}
+	return list
+}
+
+func tlsSettings(level string) []string {
 	return []string{"smtp_tls_security_level = " + level, "smtp_tls_CAfile = DIR/ca.pem", "smtp_tls_loglevel = 1"}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -32,6 +33,10 @@ func (n *wild) certify(dir string) {
 	must(n.t, pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	must(n.t, os.WriteFile(filepath.Join(dir, "ca.pem"), b.Bytes(), 0o644))
 	n.certs = map[string]tls.Certificate{"nonsense": {}}
+	parsed, err := x509.ParseCertificate(der)
+	must(n.t, err)
+	words := digests("CA", parsed)
+	caDER := der
 	for i, name := range []string{"good", "other", "expired", "self"} {
 		host, names := "mx.wild.test", []string{"mx.wild.test"}
 		if name == "other" {
@@ -58,7 +63,22 @@ func (n *wild) certify(dir string) {
 		n.certs[name] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: own}
 		if name == "good" {
 			sum := sha256.Sum256(der)
+			own, err := x509.ParseCertificate(der)
+			must(n.t, err)
+			words = append(words, digests("GOOD", own)...)
+			n.certs["chain"] = tls.Certificate{Certificate: [][]byte{der, caDER}, PrivateKey: n.certs[name].PrivateKey}
 			n.fingerprint = strings.ReplaceAll(fmt.Sprintf("% X", sum[:]), " ", ":")
 		}
 	}
+	n.keys = strings.NewReplacer(words...)
+}
+
+// digests are what a TLSA record may have of a certificate: WHO-CERT-256 and so on.
+func digests(who string, cert *x509.Certificate) []string {
+	var list []string
+	for name, data := range map[string][]byte{"CERT": cert.Raw, "KEY": cert.RawSubjectPublicKeyInfo} {
+		list = append(list, who+"-"+name+"-256", fmt.Sprintf("%x", sha256.Sum256(data)), who+"-"+name+"-512", fmt.Sprintf("%x", sha512.Sum512(data)),
+			who+"-"+name+"-0", fmt.Sprintf("%x", data))
+	}
+	return list
 }

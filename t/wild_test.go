@@ -21,6 +21,7 @@ type wildCase struct {
 	to       []string // local parts; nil: "rcpt"
 	from     string   // "": a sender at home.test
 	options  []string // of sendmail
+	client   string   // posted by SMTP, by a client that says EHLO with this name
 	message  string
 	servers  []server // on address 1, 2...
 

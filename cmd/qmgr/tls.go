@@ -35,9 +35,8 @@ func (d *daemon) clientTLS(c *smtpagent.Config, conf *maincf.Config, p string) e
 	if sites.table, err = mailconf.Table(conf, p+"tls_policy_maps", d.log); err != nil {
 		return err
 	}
-	if strings.EqualFold(level, "dane") {
-		d.log.Warnf("%stls_security_level = %s: DANE is not supported, using \"encrypt\"", p, level)
-		level = "encrypt"
+	if c.DANE, err = dane(conf, p, c); err != nil {
+		return err
 	}
 	switch c.TLSPolicy, err = sites.parse(or(level, "none")); {
 	case err != nil: // then nobody may send in clear: the mail waits
@@ -68,6 +67,33 @@ func (d *daemon) clientTLS(c *smtpagent.Config, conf *maincf.Config, p string) e
 		return b.Config()
 	}
 	return nil
+}
+
+// dane reads what is to be known of TLSA records.
+func dane(conf *maincf.Config, p string, c *smtpagent.Config) (smtpagent.DANE, error) {
+	d := smtpagent.DANE{InsecureMX: strings.ToLower(conf.String("smtp_tls_dane_insecure_mx_policy")), Force: conf.Bool(p + "tls_force_insecure_host_tlsa_lookup")}
+	if d.InsecureMX == "" {
+		d.InsecureMX = "may"
+	}
+	if !slices.Contains([]string{"may", "encrypt", "dane"}, d.InsecureMX) {
+		return d, fmt.Errorf("bad value for smtp_tls_dane_insecure_mx_policy: %s", d.InsecureMX)
+	}
+	switch {
+	case conf.String(p+"dns_support_level") != "dnssec", c.NoMX, c.Native:
+		d.Unusable = "dnssec lookups disabled"
+	case !c.LMTP && c.IgnoreMXError:
+		d.Unusable = "MX lookup errors ignored"
+	}
+	for _, w := range conf.List("tls_dane_digests") {
+		name, _, _ := strings.Cut(strings.ToLower(w), "=")
+		switch name {
+		case "sha256":
+			d.Digests = append(d.Digests, 1)
+		case "sha512":
+			d.Digests = append(d.Digests, 2)
+		}
+	}
+	return d, nil
 }
 
 func or(s, other string) string {
@@ -143,7 +169,7 @@ func (s *sitePolicies) parse(value string) (smtpagent.Policy, error) {
 	if match != "" {
 		policy.Match = split(s.conf.String(match))
 	}
-	if !slices.Contains([]string{"none", "may", "encrypt", "verify", "secure", "fingerprint"}, policy.Level) {
+	if !slices.Contains([]string{"none", "may", "encrypt", "dane", "dane-only", "verify", "secure", "fingerprint"}, policy.Level) {
 		return policy, fmt.Errorf("invalid security level %q", words[0])
 	}
 	own := false

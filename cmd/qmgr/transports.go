@@ -3,11 +3,9 @@ package qmgr
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
-	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/agent/wire"
 	"angarium/lib/conf/mailconf"
@@ -15,9 +13,7 @@ import (
 	smtpagent "angarium/lib/deliver/smtp"
 	"angarium/lib/dns"
 	"angarium/lib/dsn"
-	"angarium/lib/maps"
 	"angarium/lib/qmgr"
-	"angarium/lib/sasl"
 	"angarium/lib/service"
 	"angarium/lib/smtp"
 )
@@ -139,6 +135,7 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		d.log.Warnf("/etc/resolv.conf: %v", err)
 		resolv = dns.Config{}
 	}
+	resolv.DNSSEC = conf.String(p+"dns_support_level") == "dnssec"
 	c := smtpagent.Config{
 		LMTP: lmtp, Hostname: conf.String("myhostname"), Helo: conf.String(helo), Resolver: dns.New(resolv),
 		Native:        strings.HasPrefix(conf.String(p+"host_lookup"), "native"),
@@ -149,8 +146,15 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		Fallback: conf.List(p + "fallback_relay"), ConnectTimeout: conf.Duration(p + "connect_timeout"),
 		KeepGreeting5x: !conf.Bool(p + "skip_5xx_greeting"),
 		CacheTime:      conf.Duration(p + "connection_cache_time_limit"), ReuseTime: conf.Duration(p + "connection_reuse_time_limit"),
-		ReuseCount: conf.Int(p + "connection_reuse_count_limit"), CacheAll: len(conf.List(p+"connection_cache_destinations")) > 0,
-		AssumeFinal: conf.Bool("lmtp_assume_final"), NoDowngrade: conf.Bool("disable_mime_output_conversion"),
+		ReuseCount: conf.Int(p + "connection_reuse_count_limit"), CacheDemand: conf.Bool(p + "connection_cache_on_demand"),
+		XForward: conf.Bool(p + "send_xforward_command"), AssumeFinal: conf.Bool("lmtp_assume_final"), NoDowngrade: conf.Bool("disable_mime_output_conversion"),
+	}
+	if len(conf.List(p+"connection_cache_destinations")) > 0 {
+		list, err := mailconf.Domains(conf, p+"connection_cache_destinations", d.log)
+		if err != nil {
+			return nil, err
+		}
+		c.CacheFor = list.Match
 	}
 	if port, err := strconv.Atoi(c.Port); err != nil || port <= 0 {
 		c.Port = map[bool]string{true: "24", false: "25"}[lmtp]
@@ -161,7 +165,8 @@ func (d *daemon) smtpAgent(conf *maincf.Config, lmtp bool) (*smtpagent.Agent, er
 		HeloTimeout: conf.Duration(heloTime), MailTimeout: conf.Duration(p + "mail_timeout"), RcptTimeout: conf.Duration(p + "rcpt_timeout"),
 		DataInitTimeout: conf.Duration(p + "data_init_timeout"), DataXferTimeout: conf.Duration(p + "data_xfer_timeout"),
 		DataDoneTimeout: conf.Duration(p + "data_done_timeout"), StartTLSTimeout: conf.Duration(p + "starttls_timeout"),
-		RsetTimeout: conf.Duration(p + "rset_timeout"), QuitTimeout: conf.Duration(p + "quit_timeout"),
+		XForwardTimeout: conf.Duration(p + "xforward_timeout"),
+		RsetTimeout:     conf.Duration(p + "rset_timeout"), QuitTimeout: conf.Duration(p + "quit_timeout"),
 		LineLimit: conf.Int(p + "line_length_limit"),
 	}
 	if c.Client.LineLimit == 0 { // main.cf's word for "none"
@@ -209,69 +214,4 @@ func protocols(conf *maincf.Config) dns.Family {
 		return dns.IPv6
 	}
 	return dns.IPv4
-}
-
-// clientAuth prepares smtp_sasl_auth_enable.
-func (d *daemon) clientAuth(c *smtpagent.Config, conf *maincf.Config, p string) error {
-	if !conf.Bool(p + "sasl_auth_enable") {
-		return nil
-	}
-	passwords, err := mailconf.Table(conf, p+"sasl_password_maps", d.log)
-	if err != nil || passwords == nil {
-		return err
-	}
-	bySender := conf.Bool(strings.TrimSuffix(p, "_") + "_sender_dependent_authentication")
-	noPlain := map[bool]bool{
-		false: has(conf.List(p+"sasl_security_options"), "noplaintext"),
-		true:  has(conf.List(p+"sasl_tls_security_options"), "noplaintext"),
-	}
-	if bySender {
-		c.CacheTime = 0 // a connection speaks for one sender
-	}
-	c.Auth = func(ctx context.Context, nexthop, host string, sender address.Address, offered []string, secure bool) (smtp.ClientExchange, error) {
-		return exchange(ctx, passwords, bySender, nexthop, host, sender, offered, noPlain[secure])
-	}
-	return nil
-}
-
-// exchange finds the password for a next hop, or for its host, and picks the
-// best mechanism that both sides know.
-func exchange(ctx context.Context, passwords maps.Table, bySender bool, nexthop, host string, sender address.Address, offered []string, noPlain bool) (smtp.ClientExchange, error) {
-	keys := []string{host, nexthop}
-	if bySender && !sender.IsNull() {
-		keys = append([]string{sender.String()}, keys...)
-	}
-	for _, key := range keys {
-		v, ok, err := passwords.Lookup(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			continue
-		}
-		user, password, _ := strings.Cut(v, ":")
-		for _, mech := range []string{"CRAM-MD5", "PLAIN", "LOGIN"} {
-			m, known := sasl.Lookup(mech)
-			if !known || m.Cleartext && noPlain || !slices.ContainsFunc(offered, func(s string) bool { return strings.EqualFold(s, mech) }) {
-				continue
-			}
-			cl, err := sasl.NewClient(mech, sasl.Credentials{User: user, Password: password})
-			if err != nil {
-				return nil, err
-			}
-			return saslExchange{mech, cl}, nil
-		}
-		return nil, nil
-	}
-	return nil, nil
-}
-
-type saslExchange struct {
-	mech string
-	sasl.Client
-}
-
-func (s saslExchange) Start() (string, []byte, error) {
-	b, err := s.Client.Start()
-	return s.mech, b, err
 }

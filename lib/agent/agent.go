@@ -75,7 +75,8 @@ type Request struct {
 	NextHop    string // "[mx.example.org]:25", "unix:/run/lmtp", text for error
 	Arrival    time.Time
 	Activated  time.Time // when it entered the active queue
-	Client     Client    // where the message came from, for XFORWARD, pipe macros
+	Client     Client    // where the message came from, for pipe macros
+	Seen       Seen      // and as XFORWARD tells it
 	Log        *maillog.Logger
 	Trace      bool // sendmail -bv, -v: report, and with Verify deliver nothing
 	Verify     bool
@@ -86,6 +87,13 @@ type Request struct {
 type Client struct {
 	Name, Addr, Port, Helo, Proto string
 	SASLMethod, SASLUser          string
+}
+
+// Seen is what the next server may log of where a message came from.
+type Seen struct {
+	Client Client
+	Ident  string // the queue id under which the first server of this site has it
+	Source string // "LOCAL", "REMOTE" (whose domain bare names get); "": unknown
 }
 
 // Result is what became of one recipient. Err nil: delivered. Relay, Timing and

@@ -11,6 +11,7 @@ package dns
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -33,6 +34,9 @@ type Config struct {
 	Search   []string // only for Host with search
 	NDots    int
 	Hosts    string // hosts(5) file for native lookups; empty: none
+	// DNSSEC asks the name server whether it has validated its answers, and takes
+	// its word for it: it must be one that nobody stands before.
+	DNSSEC bool
 }
 
 // FromResolvConf reads resolv.conf(5). A missing file means the local host, as
@@ -105,8 +109,22 @@ func KindOf(err error) Kind {
 // MX is a mail exchanger. Host is without the final dot; "" is the null MX of
 // RFC 7505.
 type MX struct {
-	Pref uint16
-	Host string
+	Pref   uint16
+	Host   string
+	Secure bool // validated, where Config.DNSSEC asks for that
+}
+
+// Host is what a name leads to.
+type Host struct {
+	Addrs  []netip.Addr
+	Name   string // behind aliases
+	Secure bool   // all of it was validated
+}
+
+// TLSA is a record of RFC 6698: what the certificate of a server is to be.
+type TLSA struct {
+	Usage, Selector, Matching byte
+	Data                      []byte
 }
 
 // Resolver asks. It is safe for concurrent use.
@@ -133,14 +151,14 @@ func New(c Config) *Resolver {
 // MX returns the mail exchangers of a domain, best first. The search list is
 // never used for them.
 func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, error) {
-	rrs, err := r.ask(ctx, domain, mdns.TypeMX)
+	rrs, secure, err := r.question(ctx, domain, mdns.TypeMX)
 	if err != nil {
 		return nil, err
 	}
 	var list []MX
 	for _, rr := range rrs {
 		if mx, ok := rr.(*mdns.MX); ok {
-			list = append(list, MX{mx.Preference, strings.TrimSuffix(mx.Mx, ".")})
+			list = append(list, MX{mx.Preference, strings.TrimSuffix(mx.Mx, "."), secure})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b MX) int { return int(a.Pref) - int(b.Pref) })
@@ -173,10 +191,16 @@ const (
 
 // Addrs returns the addresses of a host. An address literal is its own answer.
 func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Addr, error) {
+	h, err := r.Host(ctx, host, f)
+	return h.Addrs, err
+}
+
+// Host is Addrs with what else the answers tell.
+func (r *Resolver) Host(ctx context.Context, host string, f Family) (Host, error) {
+	h := Host{Name: strings.TrimSuffix(host, "."), Secure: true}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{ip.Unmap()}, nil
+		return Host{Addrs: []netip.Addr{ip.Unmap()}, Name: host}, nil
 	}
-	var addrs []netip.Addr
 	var first error
 	for _, q := range []struct {
 		t    uint16
@@ -185,7 +209,7 @@ func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Ad
 		if f == q.skip {
 			continue
 		}
-		rrs, err := r.ask(ctx, host, q.t)
+		rrs, secure, err := r.question(ctx, host, q.t)
 		if err != nil {
 			// A failure outweighs "no data"; else the last type is named.
 			if first == nil || KindOf(first) != Temporary || KindOf(err) == Temporary {
@@ -200,8 +224,10 @@ func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Ad
 			}
 			continue
 		}
+		h.Secure = h.Secure && secure
 		for _, rr := range rrs {
 			var ip net.IP
+			h.Name = strings.TrimSuffix(rr.Header().Name, ".")
 			switch rr := rr.(type) {
 			case *mdns.A:
 				ip = rr.A
@@ -209,14 +235,41 @@ func (r *Resolver) Addrs(ctx context.Context, host string, f Family) ([]netip.Ad
 				ip = rr.AAAA
 			}
 			if a, ok := netip.AddrFromSlice(ip); ok {
-				addrs = append(addrs, a.Unmap())
+				h.Addrs = append(h.Addrs, a.Unmap())
 			}
 		}
 	}
-	if len(addrs) == 0 {
-		return nil, first
+	if len(h.Addrs) == 0 {
+		return Host{}, first
 	}
-	return addrs, nil
+	return h, nil
+}
+
+// Alias reports whether a name is one and, then, whether that is validated.
+func (r *Resolver) Alias(ctx context.Context, name string) (secure bool, err error) {
+	_, secure, err = r.question(ctx, name, mdns.TypeCNAME)
+	return secure, err
+}
+
+// TLSA returns the records of a name such as _25._tcp.mx.example.org, and whether
+// they were validated.
+func (r *Resolver) TLSA(ctx context.Context, name string) (list []TLSA, secure bool, err error) {
+	rrs, secure, err := r.question(ctx, name, mdns.TypeTLSA)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, rr := range rrs {
+		t, ok := rr.(*mdns.TLSA)
+		if !ok {
+			continue
+		}
+		data, err := hex.DecodeString(t.Certificate)
+		if err != nil {
+			continue
+		}
+		list = append(list, TLSA{t.Usage, t.Selector, t.MatchingType, data})
+	}
+	return list, secure, nil
 }
 
 // Native returns the addresses that the machine itself would use: the hosts
@@ -277,24 +330,31 @@ func (r *Resolver) TXT(ctx context.Context, name string) ([]string, error) {
 	return list, nil
 }
 
-// ask returns the records of one type, CNAMEs followed as far as the server
-// answered them. At least one record, or an error.
+// ask returns the records of one type.
 func (r *Resolver) ask(ctx context.Context, name string, qtype uint16) ([]mdns.RR, error) {
-	fail := func(k Kind, err error) error {
-		return &Error{Name: strings.TrimSuffix(name, "."), Type: mdns.TypeToString[qtype], Kind: k, Err: err}
+	rrs, _, err := r.question(ctx, name, qtype)
+	return rrs, err
+}
+
+// question returns the records of one type, CNAMEs followed as far as the server
+// answered them, and whether they were validated. At least one record, or an error.
+func (r *Resolver) question(ctx context.Context, name string, qtype uint16) ([]mdns.RR, bool, error) {
+	fail := func(k Kind, err error) ([]mdns.RR, bool, error) {
+		return nil, false, &Error{Name: strings.TrimSuffix(name, "."), Type: mdns.TypeToString[qtype], Kind: k, Err: err}
 	}
 	if _, ok := mdns.IsDomainName(name); !ok || name == "" {
-		return nil, fail(Invalid, nil)
+		return fail(Invalid, nil)
 	}
 	m := new(mdns.Msg)
 	m.SetQuestion(mdns.Fqdn(name), qtype)
-	m.SetEdns0(1232, false)
+	m.SetEdns0(1232, r.c.DNSSEC)
+	m.AuthenticatedData = r.c.DNSSEC
 	reply, err := r.exchange(ctx, m)
 	if err != nil {
-		return nil, fail(Temporary, err)
+		return fail(Temporary, err)
 	}
 	if reply.Rcode == mdns.RcodeNameError {
-		return nil, fail(NotFound, nil)
+		return fail(NotFound, nil)
 	}
 	var found []mdns.RR
 	for _, rr := range reply.Answer {
@@ -303,9 +363,9 @@ func (r *Resolver) ask(ctx context.Context, name string, qtype uint16) ([]mdns.R
 		}
 	}
 	if len(found) == 0 {
-		return nil, fail(NoData, nil)
+		return fail(NoData, nil)
 	}
-	return found, nil
+	return found, reply.AuthenticatedData, nil
 }
 
 // exchange tries the servers in turn until one gives an answer that means

@@ -84,9 +84,9 @@ func TestLookups(t *testing.T) {
 		ask  func() (any, error)
 		want string
 	}{
-		{"MX, best first", func() (any, error) { return r.MX(ctx, "far.test") }, "[{10 mx1.far.test} {20 mx2.far.test}] <nil>"},
-		{"null MX", func() (any, error) { return r.MX(ctx, "null.test") }, "[{0 }] <nil>"},
-		{"over TCP", func() (any, error) { return r.MX(ctx, "big.test") }, "[{5 mx.big.test}] <nil>"},
+		{"MX, best first", func() (any, error) { return r.MX(ctx, "far.test") }, "[{10 mx1.far.test false} {20 mx2.far.test false}] <nil>"},
+		{"null MX", func() (any, error) { return r.MX(ctx, "null.test") }, "[{0  false}] <nil>"},
+		{"over TCP", func() (any, error) { return r.MX(ctx, "big.test") }, "[{5 mx.big.test false}] <nil>"},
 		{"both families", func() (any, error) { return r.Addrs(ctx, "mx1.far.test", Both) }, "[192.0.2.1 2001:db8::1] <nil>"},
 		{"IPv4", func() (any, error) { return r.Addrs(ctx, "mx1.far.test", IPv4) }, "[192.0.2.1] <nil>"},
 		{"IPv6 only", func() (any, error) { return r.Addrs(ctx, "only6.test", Both) }, "[2001:db8::2] <nil>"},

@@ -23,6 +23,7 @@ type Error struct {
 	Text   string  // for the sender; says nothing about this host
 	Remote *Remote // what the other side said, and in which phase; nil if nobody did
 	Unix   string  // what a program said, for the Diagnostic-Code of a notice ("x-unix"); may be empty
+	SASL   string  // what our own SASL library said ("x-sasl"); may be empty
 	Err    error   // for the log; may be nil
 }
 

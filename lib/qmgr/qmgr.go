@@ -91,6 +91,10 @@ type Config struct {
 	MaxBackoff     time.Duration // maximal_backoff_time; 0: 4000 s
 	Lifetime       time.Duration // maximal_queue_lifetime; 0: 5 d
 	BounceLifetime time.Duration // bounce_queue_lifetime; 0: 5 d
+	// TransportRetry is transport_retry_time: a transport that could not be reached
+	// is left alone for so long, and its mail deferred; 0: 60 s.
+	TransportRetry time.Duration
+	ClogWarn       time.Duration // qmgr_clog_warn_time; 0: never
 	DeferTransport map[string]bool
 	Rewrite        func(address.Address) address.Address // completes the address of REDIRECT; may be nil
 	SoftBounce     bool                                  // soft_bounce: what would go back stays
@@ -159,6 +163,7 @@ func New(c Config) *Manager {
 	c.MaxBackoff = or(c.MaxBackoff, 4000*time.Second)
 	c.Lifetime = or(c.Lifetime, 5*24*time.Hour)
 	c.BounceLifetime = min(or(c.BounceLifetime, c.Lifetime), c.Lifetime)
+	c.TransportRetry = or(c.TransportRetry, time.Minute)
 	c.Feeders = or(c.Feeders, 4)
 	if c.Now == nil {
 		c.Now = time.Now

@@ -40,7 +40,8 @@ func (e *entry) known() bool { return e.fixed != nil || e.dropped }
 type transport struct {
 	*Transport
 	busy   int
-	paused bool // OwnRateDelay
+	paused bool      // OwnRateDelay
+	gone   time.Time // until then it is not to be reached
 	dests  map[string]*destination
 	// Destinations that have work and may do it: those where a message with few
 	// recipients is next, and the others. They are asked in turns.
@@ -71,6 +72,8 @@ type destination struct {
 	todo     []*entry            // of each message that waits the next one
 	last     map[*message]*entry // of messages with several
 	busy     int
+	waiting  int       // entries of todo and those behind them
+	warn     time.Time // of a clog, not before
 	window   int // deliveries that may run; 0: the site is dead
 	success  float64
 	failure  float64
@@ -148,7 +151,7 @@ func (m *Manager) missing(name, kind string) *Transport {
 		def.Tag = m.c.Prefix + "error"
 		def.Agent = fixedAgent(func(*agent.Request) error {
 			m.c.Log.Warnf("connect to transport private/%s: No such file or directory", name)
-			return dsn.New(0, "4.3.0", "mail transport unavailable")
+			return unavailable()
 		})
 	}
 	return def
@@ -164,6 +167,9 @@ func fixedAgent(f func(r *agent.Request) error) agent.Agent {
 		return list
 	}
 }
+
+// unavailable is what the sender is told of a transport that can't be reached.
+func unavailable() *dsn.Error { return dsn.New(0, "4.3.0", "mail transport unavailable") }
 
 // enqueue lets entries of one message wait for their turns. It needs the lock.
 func (m *Manager) enqueue(g *message, list ...*entry) {
@@ -205,11 +211,13 @@ func (m *Manager) enqueue1(e *entry) {
 		t.dests[dest] = d
 	}
 	d.add(e)
+	m.clog(d)
 	d.offer()
 }
 
 // add lets e wait: behind those of its own message, else behind all others.
 func (d *destination) add(e *entry) {
+	d.waiting++
 	prev := d.last[e.g]
 	if prev != nil {
 		prev.same = e
@@ -228,6 +236,7 @@ func (d *destination) add(e *entry) {
 // next takes an entry of the message whose turn it is.
 func (d *destination) next() *entry {
 	e := d.todo[0]
+	d.waiting--
 	d.todo[0] = nil
 	d.todo = d.todo[1:]
 	if e.same != nil {
@@ -293,6 +302,9 @@ func (m *Manager) take(d *destination) *entry {
 		c.Code[0] = 4
 		c.Remote, c.Text = nil, "delivery temporarily suspended: "+d.why.Error()
 		e.fixed, e.tag = &c, m.c.Prefix+"error"
+	}
+	if m.c.Now().Before(d.t.gone) && !e.known() && e.forwards == nil {
+		e.fixed, e.tag = unavailable(), m.c.Prefix+"error"
 	}
 	d.busy++
 	d.t.busy++
@@ -418,7 +430,7 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 		results = m.call(ctx, d, e, &agent.Request{
 			QueueID: g.id, Sender: g.env.Sender, EnvID: g.env.EnvID, Ret: g.env.Ret, Encoding: g.env.Encoding,
 			SMTPUTF8: g.env.SendOpts.SMTPUTF8(), AskUTF8: g.env.SendOpts&queue.UTF8Requested != 0, Message: sized{f, g.size}, NextHop: e.hop, Arrival: g.env.Arrival, Activated: g.active,
-			Client: g.env.Client, Log: log, Recipients: addresses(e.items), More: m.more(d),
+			Client: g.env.Client, Seen: g.seen(), Log: log, Recipients: addresses(e.items), More: m.more(d),
 			Trace: g.env.Trace != 0, Verify: g.verify(),
 		})
 	}
@@ -433,6 +445,9 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	if errors.Is(firstError(results), agent.ErrNoTransport) { // then error(8) speaks for it
 		var end func()
 		m.c.Log.Warnf("connect to transport private/%s: %v", e.transport, errors.Unwrap(firstError(results)))
+		m.mu.Lock()
+		d.t.gone = m.c.Now().Add(m.c.TransportRetry)
+		m.mu.Unlock()
 		log, end = m.c.Log.As(m.c.Prefix + "error").Session()
 		defer end()
 	}
@@ -448,6 +463,22 @@ func (m *Manager) carry(d *destination, e *entry) (site *dsn.Error) {
 	}
 	s.flush(ctx)
 	return site
+}
+
+// seen is what XFORWARD tells: what a proxy before us said, else what we saw.
+func (g *message) seen() agent.Seen {
+	s := agent.Seen{Client: g.env.LogClient, Ident: g.env.LogIdent}
+	if s.Client == (agent.Client{}) {
+		s.Client = g.env.Client
+	}
+	switch g.env.Rewrite {
+	case "":
+	case "local":
+		s.Source = "LOCAL"
+	default:
+		s.Source = "REMOTE"
+	}
+	return s
 }
 
 func firstError(list []agent.Result) error {
@@ -575,6 +606,7 @@ func (d *destination) awake() {
 
 // revive wakes all dead sites: someone asked for a flush.
 func (t *transport) revive() {
+	t.gone = time.Time{}
 	for _, d := range t.dests {
 		if d.why != nil {
 			d.awake()

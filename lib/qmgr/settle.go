@@ -149,6 +149,8 @@ func logEntry(r agent.Recipient, res agent.Result) queue.LogEntry {
 	if err.Remote != nil {
 		e.MTAType, e.MTAName = "dns", hostOf(err.Remote.Host)
 		e.DiagType, e.DiagText = "smtp", strings.TrimRight(err.Remote.Reply, " ")
+	} else if err.SASL != "" {
+		e.DiagType, e.DiagText = "x-sasl", err.SASL
 	} else if err.Unix != "" {
 		e.DiagType, e.DiagText = "x-unix", strings.TrimRight(err.Unix, " ")
 	}

@@ -35,6 +35,7 @@ type ClientOptions struct {
 	HeloTimeout, MailTimeout, RcptTimeout                  time.Duration // 300 s each
 	DataInitTimeout, DataXferTimeout, DataDoneTimeout      time.Duration // 120 s, 180 s, 600 s
 	StartTLSTimeout, RsetTimeout, QuitTimeout, AuthTimeout time.Duration // 300 s, 20 s, 300 s, 300 s
+	XForwardTimeout                                        time.Duration // 300 s
 
 	Discard   []string          // EHLO keywords to ignore, lower case
 	LineLimit int               // smtp_line_length_limit; 0: 998. Longer lines are broken as smtp(8) does; < 0: never
@@ -353,11 +354,17 @@ var ErrGreeting = errors.New("unfriendly greeting")
 // Names are the server's names in its greeting and behind EHLO or HELO; "": none.
 func (c *Client) Names() (greeting, hello string) { return c.greet, c.name }
 
-func (c *Client) hello(ctx context.Context) error {
-	verb := "EHLO"
+// verb is how a server with extensions is greeted.
+func (c *Client) verb() string {
 	if c.o.LMTP {
-		verb = "LHLO"
-	} else if c.plain {
+		return "LHLO"
+	}
+	return "EHLO"
+}
+
+func (c *Client) hello(ctx context.Context) error {
+	verb := c.verb()
+	if c.plain && !c.o.LMTP {
 		verb = "HELO"
 	}
 	c.ext = nil
@@ -492,38 +499,39 @@ func (c *Client) Auth(ctx context.Context, x ClientExchange) error {
 			cmd += " " + base64.StdEncoding.EncodeToString(initial)
 		}
 	}
-	for range 16 {
-		r, err := c.step(ctx, c.o.AuthTimeout, 300*time.Second, cmd, "performing the SASL handshake")
+	for range 100 {
+		// A connection that is lost now is so in the words of the step before.
+		r, err := c.step(ctx, c.o.AuthTimeout, 300*time.Second, cmd, "performing the "+c.verb()+" handshake")
 		if err != nil {
 			return err
 		}
 		switch {
 		case r.code/100 == 2:
 			return nil
-		case r.code != 334:
+		case r.code/100 != 3:
 			e := c.fail(r, "AUTH command")
 			e.Text = "SASL authentication failed; server " + c.o.Host + " said: " + r.String()
-			e.Code[0] = 4 // our password may be changed: the mail waits
 			return e
 		}
 		challenge, err := base64.StdEncoding.DecodeString(strings.Join(r.lines, ""))
 		if err != nil {
-			cmd = "*"
-			continue
+			return c.authFailed("bad protocol / cancel", err)
 		}
 		response, err := x.Next(challenge)
 		if err != nil {
-			cmd = "*"
-			continue
+			return c.authFailed("bad protocol / cancel", err)
 		}
 		cmd = base64.StdEncoding.EncodeToString(response)
 	}
 	c.broken = true
-	return c.authFailed("too many steps", nil)
+	return &dsn.Error{Code: [3]int{4, 3, 0}, Text: "SASL authentication failed; authentication protocol loop with server " + c.o.Host}
 }
 
+// authFailed is our end of an exchange. The server still waits for an answer: the
+// connection is good for QUIT alone.
 func (c *Client) authFailed(text string, err error) error {
-	return &dsn.Error{Code: [3]int{4, 7, 0}, Text: "SASL authentication failed: " + text, Err: err}
+	c.closed = true
+	return &dsn.Error{Code: [3]int{4, 7, 0}, Text: "SASL authentication failed; cannot authenticate to server " + c.o.Host + ": " + text, SASL: text, Err: err}
 }
 
 // Message is one transaction.
@@ -534,10 +542,12 @@ type Message struct {
 	SMTPUTF8   bool   // asked for; sent if the server offers it
 	EnvID, Ret string // DSN; sent if the server offers it
 	Recipients []Envelope
-	Content    io.Reader       // LF line ends
-	Chunking   bool            // BDAT instead of DATA, if the server offers it
-	Probe      bool            // stop behind RCPT: would the server take it?
-	Broke      func(limit int) // called once if a line had to be broken; may be nil
+	XForward   *XForward                // sent if the server offers it; may be nil
+	Warn       func(reply, what string) // of a refusal that does not matter; may be nil
+	Content    io.Reader                // LF line ends
+	Chunking   bool                     // BDAT instead of DATA, if the server offers it
+	Probe      bool                     // stop behind RCPT: would the server take it?
+	Broke      func(limit int)          // called once if a line had to be broken; may be nil
 }
 
 // Envelope is one recipient of a Message.

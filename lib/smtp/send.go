@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,6 +58,9 @@ func (t *transfer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.forward(ctx); err != nil {
+		return err
+	}
 	if t.m.Probe {
 		return t.stepwise(ctx, mail, false)
 	}
@@ -69,6 +73,45 @@ func (t *transfer) run(ctx context.Context) error {
 		return t.pipelined(ctx, mail, chunking)
 	}
 	return t.stepwise(ctx, mail, chunking)
+}
+
+// XForward is what the server may log of the client that a message came from. ""
+// is unknown, and not told.
+type XForward struct{ Name, Addr, Port, Proto, Helo, Ident, Source string }
+
+// forward says XFORWARD, in two lines as smtp(8) does. A server that does not like
+// it gets the message all the same.
+func (t *transfer) forward(ctx context.Context) error {
+	params, ok := t.c.ext["XFORWARD"]
+	if !ok || t.m.XForward == nil {
+		return nil
+	}
+	x, known := t.m.XForward, strings.Fields(strings.ToUpper(params))
+	for _, line := range []struct {
+		what, doing string
+		attrs       [][2]string
+	}{
+		{"XFORWARD name/address command", "sending XFORWARD name/address", [][2]string{{"NAME", x.Name}, {"ADDR", x.Addr}, {"PORT", x.Port}}},
+		{"XFORWARD helo/protocol command", "sending XFORWARD protocol/helo_name", [][2]string{{"PROTO", x.Proto}, {"HELO", x.Helo}, {"IDENT", x.Ident}, {"SOURCE", x.Source}}},
+	} {
+		cmd := "XFORWARD"
+		for _, a := range line.attrs {
+			if a[1] != "" && slices.Contains(known, a[0]) {
+				cmd += " " + a[0] + "=" + xtext(a[1])
+			}
+		}
+		if cmd == "XFORWARD" {
+			continue
+		}
+		r, err := t.c.step(ctx, t.c.o.XForwardTimeout, fiveMinutes, cmd, line.doing)
+		if err != nil {
+			return err
+		}
+		if r.code/100 != 2 && t.m.Warn != nil {
+			t.m.Warn(r.String(), line.what)
+		}
+	}
+	return nil
 }
 
 // mailCommand makes MAIL with what the server understands.

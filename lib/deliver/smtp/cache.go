@@ -17,6 +17,8 @@ type session struct {
 	began  time.Time
 	used   int // deliveries over it
 	timer  *time.Timer
+
+	verified bool // the server is known by its certificate
 }
 
 // quitTime is how long a farewell may take to be written.

@@ -38,6 +38,7 @@ func nameserver(t *testing.T, zone map[string][]string) *dns.Resolver {
 		if !ok {
 			r.Rcode = mdns.RcodeNameError
 		}
+		r.AuthenticatedData = m.AuthenticatedData && strings.HasSuffix(name, "signed.test")
 		for _, text := range list {
 			if rr, err := mdns.NewRR(name + ". 60 IN " + text); err != nil {
 				t.Error(err)
@@ -49,7 +50,7 @@ func nameserver(t *testing.T, zone map[string][]string) *dns.Resolver {
 	})}
 	go func() { _ = s.ActivateAndServe() }()
 	t.Cleanup(func() { _ = s.Shutdown() })
-	return dns.New(dns.Config{Servers: []string{pc.LocalAddr().String()}, Timeout: time.Second, Attempts: 1})
+	return dns.New(dns.Config{Servers: []string{pc.LocalAddr().String()}, Timeout: time.Second, Attempts: 1, DNSSEC: true})
 }
 
 // TestMailExchangers: real questions to a name server, real connections.
@@ -155,6 +156,41 @@ func TestTLS(t *testing.T) {
 		}
 		if !strings.HasPrefix(res[0].Relay, "mx.far.test[127.0.0.1]:") {
 			t.Errorf("%s to %s: relay=%s", c.level, c.hop, res[0].Relay)
+		}
+	}
+}
+
+// TestDANE: the name server's word about certificates, if that is signed.
+func TestDANE(t *testing.T) {
+	cert, _ := certificate(t, "mx.signed.test")
+	p := serve(t, "tcp", "127.0.0.1:0", &smtp.Server{Hostname: "mx.signed.test", TLS: &tls.Config{Certificates: []tls.Certificate{cert}}})
+	port := fmt.Sprint(p.addr.Port())
+	sum := sha256.Sum256(cert.Leaf.RawSubjectPublicKeyInfo)
+	right, wrong := fmt.Sprintf("TLSA 3 1 1 %x", sum), "TLSA 3 1 1 "+strings.Repeat("00", 32)
+	zone := map[string][]string{"far.test": {"MX 10 right.signed.test."}}
+	for host, record := range map[string]string{"right.signed.test": right, "wrong.signed.test": wrong, "open.test": right, "usage.signed.test": "TLSA 1" + right[6:], "bare.signed.test": "",
+		"full.signed.test": fmt.Sprintf("TLSA 2 0 0 %x", cert.Leaf.Raw)} {
+		zone[host] = []string{"A 127.0.0.1"}
+		if record != "" {
+			zone["_"+port+"._tcp."+host] = []string{record}
+		}
+	}
+	const sent, not = "250 2.0.0 Ok: queued as ABC", "4.7.5 Server certificate not verified [site]"
+	for _, c := range []struct{ level, hop, want, log string }{
+		{"dane", "right.signed.test", sent, "Verified TLS"}, {"dane-only", "right.signed.test", sent, "Verified TLS"},
+		{"dane", "wrong.signed.test", not, "num=65"}, {"dane-only", "wrong.signed.test", not, "num=65"},
+		{"dane", "open.test", sent, "Untrusted TLS"}, {"dane-only", "open.test", "4.7.5 no TLSA records found [site]", "TLS policy lookup for open.test/open.test: no TLSA records found"},
+		{"dane", "bare.signed.test", sent, "Untrusted TLS"}, {"dane-only", "bare.signed.test", "4.7.5 no TLSA records found [site]", ""},
+		{"dane", "usage.signed.test", sent, "Untrusted TLS"}, {"dane-only", "usage.signed.test", "4.7.5 TLSA records unusable [site]", ""},
+		{"dane", "full.signed.test", not, "num=65"}, // our authority, another name
+		{"dane", "far.test", sent, "Trusted TLS"}, {"dane-only", "far.test", "4.7.5 non DNSSEC destination [site]", ""},
+	} {
+		log := &lines{}
+		a := New(Config{Hostname: "us.test", Port: port, Resolver: nameserver(t, zone), Protocols: dns.IPv4, TLSLog: true, TLSPolicy: Policy{Level: c.level},
+			DANE: DANE{InsecureMX: "dane", Digests: []byte{2, 1}}, TLS: func(Policy) (*tls.Config, error) { return &tls.Config{}, nil }})
+		got := show(a.Deliver(context.Background(), request(log, c.hop, "a@x.test", "b@"+c.hop)))
+		if got != c.want || !strings.Contains(log.String(), c.log) {
+			t.Errorf("%s to %s:\n got %s\nwant %s\n log %s", c.level, c.hop, got, c.want, log)
 		}
 	}
 }

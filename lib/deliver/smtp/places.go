@@ -35,11 +35,11 @@ func (d *delivery) places(ctx context.Context, hop string) ([]place, error) {
 	if mx {
 		return d.exchangers(ctx, host, port)
 	}
-	addrs, err := d.addresses(ctx, host)
+	h, err := d.addresses(ctx, host)
 	if err != nil {
 		return nil, hostError(host, err)
 	}
-	return d.limit(d.spread(addrs, host, port)), nil
+	return d.limit(d.spread(h, host, port)), nil
 }
 
 // splitHop reads host and port; the port may be a service name.
@@ -79,15 +79,16 @@ func splitHop(hop, defaultPort string) (host, port string, bare bool, err error)
 	return host, port, bare, nil
 }
 
-func (d *delivery) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
-	if d.c.Native || d.c.NoMX || d.c.Resolver == nil {
-		if d.c.Resolver == nil {
-			ip, err := netip.ParseAddr(host)
-			return []netip.Addr{ip}, err
-		}
-		return d.c.Resolver.Native(ctx, host, d.c.Protocols)
+func (d *delivery) addresses(ctx context.Context, host string) (dns.Host, error) {
+	switch {
+	case d.c.Resolver == nil:
+		ip, err := netip.ParseAddr(host)
+		return dns.Host{Addrs: []netip.Addr{ip}, Name: host}, err
+	case d.c.Native || d.c.NoMX:
+		list, err := d.c.Resolver.Native(ctx, host, d.c.Protocols)
+		return dns.Host{Addrs: list, Name: host}, err
 	}
-	return d.c.Resolver.Addrs(ctx, host, d.c.Protocols)
+	return d.c.Resolver.Host(ctx, host, d.c.Protocols)
 }
 
 // hostError classifies a failed lookup: only "certainly not there" is permanent.
@@ -111,14 +112,14 @@ func (d *delivery) exchangers(ctx context.Context, domain, port string) ([]place
 	case err == nil && len(mxs) == 1 && mxs[0].Host == "":
 		return nil, dsn.New(0, "5.1.10", "Domain %s does not accept mail (nullMX)", domain) // RFC 7505
 	case err != nil && (kind == dns.NoData || kind == dns.NotFound || kind == dns.Temporary && d.c.IgnoreMXError):
-		addrs, err := d.addresses(ctx, domain)
+		h, err := d.addresses(ctx, domain)
 		if err != nil {
 			return nil, hostError(domain, err)
 		}
-		if port == "25" && d.ours(addrs) {
+		if port == "25" && d.ours(h.Addrs) {
 			return nil, loops(domain)
 		}
-		return d.limit(d.spread(addrs, domain, port)), nil
+		return d.limit(d.spread(h, domain, port)), nil
 	case err != nil:
 		return nil, hostError(domain, err)
 	}
@@ -155,21 +156,21 @@ func (d *delivery) resolveMX(ctx context.Context, domain, port string, mxs []dns
 			if _, err := netip.ParseAddr(mx.Host); err == nil {
 				d.r.Log.Warnf("numeric domain name in resource data of MX record for %s: %s", domain, mx.Host)
 			}
-			addrs, err := d.addresses(ctx, mx.Host)
+			h, err := d.addresses(ctx, mx.Host)
 			if err != nil {
 				if last == nil || !dns.Missing(err) {
 					last = err
 				}
 				continue
 			}
-			if port == "25" && d.ours(addrs) {
+			if port == "25" && d.ours(h.Addrs) {
 				if len(all) == 0 {
 					return nil, loops(domain)
 				}
 				return d.limit(all), nil
 			}
-			for _, p := range d.spread(addrs, mx.Host, port) {
-				p.notBest = len(all) > 0
+			for _, p := range d.spread(h, mx.Host, port) {
+				p.notBest, p.mxOf, p.mxSecure = len(all) > 0, domain, mx.Secure
 				group = append(group, p)
 			}
 		}
@@ -187,8 +188,8 @@ func (d *delivery) ours(addrs []netip.Addr) bool {
 }
 
 // spread orders the addresses of one host by smtp_address_preference.
-func (d *delivery) spread(addrs []netip.Addr, host, port string) []place {
-	addrs = slices.Clone(addrs)
+func (d *delivery) spread(h dns.Host, host, port string) []place {
+	addrs := slices.Clone(h.Addrs)
 	if !d.c.KeepOrder {
 		shuffle(addrs)
 	}
@@ -208,6 +209,7 @@ func (d *delivery) spread(addrs []netip.Addr, host, port string) []place {
 	list := make([]place, len(addrs))
 	for i, ip := range addrs {
 		list[i] = d.tcp(host, ip, port)
+		list[i].realName, list[i].secure = h.Name, h.Secure
 	}
 	return list
 }

@@ -24,7 +24,6 @@ import (
 	"syscall"
 	"time"
 
-	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/dns"
 	"angarium/lib/dsn"
@@ -37,7 +36,9 @@ import (
 // Resolver is what of lib/dns is needed.
 type Resolver interface {
 	MX(ctx context.Context, domain string) ([]dns.MX, error)
-	Addrs(ctx context.Context, host string, f dns.Family) ([]netip.Addr, error)
+	Host(ctx context.Context, host string, f dns.Family) (dns.Host, error)
+	Alias(ctx context.Context, name string) (secure bool, err error)
+	TLSA(ctx context.Context, name string) (list []dns.TLSA, secure bool, err error)
 	Native(ctx context.Context, host string, f dns.Family) ([]netip.Addr, error)
 }
 
@@ -71,20 +72,26 @@ type Config struct {
 	SitePolicy func(ctx context.Context, nexthop string) (p Policy, ok bool, err error)
 	// TLS makes the configuration for a policy; nil: no TLS. RootCAs are those of
 	// the configuration: a server may be trusted by them alone.
-	TLS func(p Policy) (*tls.Config, error)
+	TLS  func(p Policy) (*tls.Config, error)
+	DANE DANE
 	// TLSLog: smtp_tls_loglevel is at least 1.
 	TLSLog     bool
 	TLSWrapper bool // smtp_tls_wrappermode
 
-	// Auth returns how to log in at a next hop (nil: not at all), with the
-	// mechanisms the server offers and whether the connection is encrypted.
-	Auth func(ctx context.Context, nexthop, host string, sender address.Address, offered []string, secure bool) (smtp.ClientExchange, error)
+	// Auth returns how to log in, nil: not at all.
+	Auth     func(ctx context.Context, at AuthAt) (Login, error)
+	AuthHard bool // smtp_sasl_auth_soft_bounce = no: a refused password returns the mail
 
 	CacheTime  time.Duration // smtp_connection_cache_time_limit; 0: no reuse
 	ReuseTime  time.Duration // smtp_connection_reuse_time_limit
 	ReuseCount int           // smtp_connection_reuse_count_limit; 0: none
-	CacheAll   bool          // also without more mail near (smtp_connection_cache_destinations)
+	// CacheDemand keeps a connection while more mail for it is near
+	// (smtp_connection_cache_on_demand), CacheFor in any case
+	// (smtp_connection_cache_destinations; nil: nowhere).
+	CacheDemand bool
+	CacheFor    func(ctx context.Context, domain string) (bool, error)
 
+	XForward    bool // smtp_send_xforward_command
 	AssumeFinal bool // lmtp_assume_final
 	NoDowngrade bool // disable_mime_output_conversion
 
@@ -128,6 +135,12 @@ type place struct {
 	relay            string // with the port, for the log
 	key              string // of the connection cache
 	port25, notBest  bool   // may be ourselves, and is not the best exchanger
+
+	// What DNSSEC says of it.
+	realName string // of host, behind aliases
+	secure   bool   // the addresses of realName are validated
+	mxOf     string // host is a mail exchanger of this domain; "": it is none
+	mxSecure bool   // and that is validated
 }
 
 func (a *Agent) tcp(host string, ip netip.Addr, port string) place {
@@ -247,7 +260,7 @@ func (d *delivery) try(ctx context.Context, hop string, p place, final bool) boo
 		s.used++
 		d.transfer(ctx, s, p, final, start)
 		broken := s.client.Broken()
-		d.part(ctx, s, p)
+		d.part(ctx, s, p, hop)
 		if len(d.left) == 0 || !broken || ctx.Err() != nil {
 			return true
 		}
@@ -255,6 +268,10 @@ func (d *delivery) try(ctx context.Context, hop string, p place, final bool) boo
 	}
 	s, err := d.open(ctx, hop, p)
 	if err != nil {
+		if errors.Is(err, errPolicy) { // nobody was asked for anything
+			d.last = err
+			return false
+		}
 		d.note(p, err, final)
 		if (final || dsn.Permanent(d.last)) && !errors.Is(err, errConnect) { // it was there, and is named
 			for _, i := range d.left {
@@ -265,13 +282,13 @@ func (d *delivery) try(ctx context.Context, hop string, p place, final bool) boo
 		return false
 	}
 	d.transfer(ctx, s, p, final, start)
-	d.part(ctx, s, p)
+	d.part(ctx, s, p, hop)
 	return true
 }
 
 // part takes leave of a session: it is kept for the next message, or ended.
-func (d *delivery) part(ctx context.Context, s *session, p place) {
-	if !s.client.Broken() && d.keep(s) {
+func (d *delivery) part(ctx context.Context, s *session, p place, hop string) {
+	if !s.client.Broken() && d.keep(ctx, s, hop) {
 		// A transaction without recipients, say, is still open (RFC 5321, 4.1.4).
 		if !s.client.InTransaction() || s.client.Reset(ctx) == nil {
 			d.cache.put(p, s)
@@ -281,9 +298,21 @@ func (d *delivery) part(ctx context.Context, s *session, p place) {
 	s.quit()
 }
 
-func (d *delivery) keep(s *session) bool {
-	return d.c.CacheTime > 0 && (d.r.More || d.c.CacheAll) && time.Since(s.began) <= d.c.ReuseTime &&
-		(d.c.ReuseCount == 0 || s.used < d.c.ReuseCount)
+func (d *delivery) keep(ctx context.Context, s *session, hop string) bool {
+	if d.c.CacheTime <= 0 || time.Since(s.began) > d.c.ReuseTime || d.c.ReuseCount > 0 && s.used >= d.c.ReuseCount {
+		return false
+	}
+	if d.c.CacheDemand && d.r.More {
+		return true
+	}
+	if d.c.CacheFor == nil {
+		return false
+	}
+	ok, err := d.c.CacheFor(ctx, hopName(hop))
+	if err != nil {
+		d.r.Log.Warnf("smtp_connection_cache_destinations: %v", err)
+	}
+	return ok
 }
 
 // errConnect marks that no connection came about.
@@ -346,13 +375,12 @@ func strerror(no syscall.Errno) string {
 
 // open connects, greets, secures and logs in.
 func (d *delivery) open(ctx context.Context, hop string, p place) (*session, error) {
-	s, err := d.connect(ctx, p)
+	policy, err := d.policy(ctx, hop, p)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := d.policy(ctx, hop)
+	s, err := d.connect(ctx, p)
 	if err != nil {
-		s.client.Close()
 		return nil, err
 	}
 	if err := d.secure(ctx, s, policy, hop, p); err != nil {
@@ -492,6 +520,7 @@ func (d *delivery) secure(ctx context.Context, s *session, policy Policy, hop st
 		}
 		return s.client.Hello(ctx)
 	}
+	policy = d.obey(policy, p)
 	conf = anyone(conf, policy.serverName(hop, p.host))
 	if d.c.TLSWrapper {
 		if err := s.client.Handshake(ctx, conf); err != nil {
@@ -529,26 +558,6 @@ func (d *delivery) secure(ctx context.Context, s *session, policy Policy, hop st
 	}
 }
 
-func (d *delivery) login(ctx context.Context, s *session, hop string, p place) error {
-	if d.c.Auth == nil {
-		return nil
-	}
-	params, offered := s.client.Extension("AUTH")
-	x, err := d.c.Auth(ctx, hop, p.host, d.r.Sender, strings.Fields(params), s.client.TLS() != nil)
-	if err != nil {
-		return dsn.From(err, "SASL authentication failed; cannot authenticate to server "+p.name)
-	}
-	if x == nil || !offered {
-		return nil
-	}
-	if err := s.client.Auth(ctx, x); err != nil {
-		e := *dsn.From(err, "SASL authentication failed")
-		e.Code[0] = 4 // a wrong password is for us to repair, not the sender's fault
-		return &e
-	}
-	return nil
-}
-
 // transfer sends the message over s. On a place that is not the final one, or
 // when a kept connection turns out to be dead, recipients with a temporary
 // failure are left for the next.
@@ -567,6 +576,11 @@ func (d *delivery) transfer(ctx context.Context, s *session, p place, final bool
 	m := &smtp.Message{
 		From: d.r.Sender, Size: d.r.Message.Size(), SMTPUTF8: d.r.AskUTF8,
 		EnvID: d.r.EnvID, Ret: d.r.Ret, Probe: d.r.Verify,
+	}
+	if d.c.XForward {
+		c := d.r.Seen.Client
+		m.XForward = &smtp.XForward{Name: c.Name, Addr: c.Addr, Port: c.Port, Proto: c.Proto, Helo: c.Helo, Ident: d.r.Seen.Ident, Source: d.r.Seen.Source}
+		m.Warn = func(reply, what string) { d.r.Log.Warnf("host %s said: %s (in reply to %s)", p.relay, reply, what) }
 	}
 	m.Broke = func(limit int) {
 		d.r.Log.Infof("%s: breaking line > %d bytes with <CR><LF>SPACE", d.r.QueueID, limit)

@@ -152,18 +152,25 @@ func (z zone) MX(_ context.Context, name string) ([]dns.MX, error) {
 	return nil, &dns.Error{Name: name, Type: "MX", Kind: dns.NotFound}
 }
 
-func (z zone) Addrs(_ context.Context, name string, _ dns.Family) ([]netip.Addr, error) {
+func (z zone) Host(_ context.Context, name string, _ dns.Family) (dns.Host, error) {
 	if ip, err := netip.ParseAddr(name); err == nil {
-		return []netip.Addr{ip}, nil
+		return dns.Host{Addrs: []netip.Addr{ip}, Name: name}, nil
 	}
 	if v, ok := z.a[name]; ok {
-		return v, nil
+		return dns.Host{Addrs: v, Name: name}, nil
 	}
-	return nil, &dns.Error{Name: name, Type: "A", Kind: dns.NotFound}
+	return dns.Host{}, &dns.Error{Name: name, Type: "A", Kind: dns.NotFound}
 }
 
 func (z zone) Native(ctx context.Context, name string, f dns.Family) ([]netip.Addr, error) {
-	return z.Addrs(ctx, name, f)
+	h, err := z.Host(ctx, name, f)
+	return h.Addrs, err
+}
+
+func (z zone) Alias(context.Context, string) (bool, error) { return false, nil }
+
+func (z zone) TLSA(_ context.Context, name string) ([]dns.TLSA, bool, error) {
+	return nil, false, &dns.Error{Name: name, Type: "TLSA", Kind: dns.NotFound}
 }
 
 func request(log *lines, hop, from string, to ...string) *agent.Request {

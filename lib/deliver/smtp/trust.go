@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
+	"angarium/lib/dns"
 	"angarium/lib/dsn"
 	"angarium/lib/tlsconf"
 )
@@ -20,13 +22,16 @@ import (
 // Policy is how the connections to a site are secured; see TLS_README and
 // smtp_tls_policy_maps. The zero value is no TLS.
 type Policy struct {
-	Level string // none, may, encrypt, verify, secure, fingerprint
+	// Level is none, may, encrypt, dane, dane-only, verify, secure or fingerprint;
+	// after a look at the DNS also half-dane.
+	Level string
 	// Match are names that the server's certificate may have: "nexthop",
 	// "dot-nexthop", "hostname", a name, ".domain"; or its fingerprints.
 	Match     []string
 	Digest    crypto.Hash // of fingerprints
 	Protocols string      // "": as the level has them
 	SNI       string      // "nexthop", "hostname" or a name; "": none is sent
+	TLSA      []dns.TLSA  // one of which the certificate must agree with; Match are names for trust anchors
 }
 
 func (p Policy) none() bool      { return p.Level == "" || p.Level == "none" }
@@ -48,22 +53,31 @@ func (p Policy) serverName(hop, host string) string {
 	return name
 }
 
-// policy finds the one for a next hop.
-func (d *delivery) policy(ctx context.Context, hop string) (Policy, error) {
-	if d.c.SitePolicy == nil {
-		return d.c.TLSPolicy, nil
+// errPolicy marks that it is not known how a connection is to be secured.
+var errPolicy = errors.New("no TLS policy")
+
+// policy finds the one for a place of a next hop.
+func (d *delivery) policy(ctx context.Context, hop string, p place) (Policy, error) {
+	policy, err := d.c.TLSPolicy, error(nil)
+	if d.c.SitePolicy != nil {
+		site, ok, e := d.c.SitePolicy(ctx, hop)
+		if err = e; ok {
+			policy = site
+		}
 	}
-	p, ok, err := d.c.SitePolicy(ctx, hop)
-	switch {
-	case err != nil:
-		d.r.Log.Warnf("TLS policy lookup for %s: %v", hop, err)
-		e := dsn.New(0, "4.7.5", "client TLS configuration problem")
-		e.Err = err
-		return p, e
-	case !ok:
-		return d.c.TLSPolicy, nil
+	if err != nil {
+		d.r.Log.Warnf("TLS policy table: %s: %v", hop, err)
+		err = dsn.New(0, "4.7.5", "client TLS configuration problem")
+	} else if policy.Level == "dane" || policy.Level == "dane-only" {
+		policy, err = d.dane(ctx, policy, hop, p)
 	}
-	return p, nil
+	if err != nil {
+		d.r.Log.Warnf("TLS policy lookup for %s/%s: %v", hop, p.host, err)
+		e := *dsn.From(err, "client TLS configuration problem")
+		e.Err = errPolicy
+		return policy, &e
+	}
+	return policy, nil
 }
 
 // anyone is conf without its demand for a good certificate: we look at what was
@@ -88,13 +102,24 @@ func (d *delivery) trust(s *session, p place, hop string, conf *tls.Config, poli
 		cert, word = state.PeerCertificates[0], "Untrusted"
 		switch {
 		case policy.Level == "fingerprint":
-			if matched = policy.knows(cert); !matched && d.c.TLSLog {
-				d.r.Log.Infof("server certificate verification failed for %s: num=65:no matching DANE TLSA records", p.relay) // OpenSSL's words
-			}
+			matched = policy.knows(cert)
+		case policy.TLSA != nil:
+			matched = policy.agrees(state.PeerCertificates, time.Now())
 		default:
 			word, matched = d.chain(state, conf, policy, hop, p)
 		}
-		if matched {
+		if !matched && d.c.TLSLog && (policy.Level == "fingerprint" || policy.TLSA != nil) { // OpenSSL's words
+			why := "num=65:no matching DANE TLSA records"
+			if policy.Level == "dane-only" && len(policy.TLSA) == 0 {
+				why = "num=1:unspecified certificate verification error"
+			}
+			d.r.Log.Infof("server certificate verification failed for %s: %s", p.relay, why)
+		}
+		s.verified = matched
+		switch {
+		case matched && policy.Level == "half-dane": // who says that this is the host?
+			word = "Trusted"
+		case matched:
 			word = "Verified"
 		}
 	}
