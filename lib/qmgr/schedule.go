@@ -74,7 +74,7 @@ type destination struct {
 	busy     int
 	waiting  int       // entries of todo and those behind them
 	warn     time.Time // of a clog, not before
-	window   int // deliveries that may run; 0: the site is dead
+	window   int       // deliveries that may run; 0: the site is dead
 	success  float64
 	failure  float64
 	cohorts  float64

@@ -281,7 +281,7 @@ func TestMX(t *testing.T) {
 
 func TestReuse(t *testing.T) {
 	p := serve(t, "tcp", "127.0.0.1:0", &smtp.Server{Hostname: "peer.test"})
-	a := New(Config{Hostname: "here.test", CacheTime: 100 * time.Millisecond})
+	a := New(Config{Hostname: "here.test", CacheDemand: true, CacheTime: 100 * time.Millisecond})
 	defer a.Close()
 	hop := fmt.Sprintf("[127.0.0.1]:%d", p.addr.Port())
 	send := func(more bool) string {
@@ -426,7 +426,7 @@ func (p *peer) strict(c net.Conn, perSession int) {
 // the connection carries the next message, which would bounce otherwise.
 func TestRefusedThenReused(t *testing.T) {
 	p := strict(t, 100)
-	a := New(Config{Hostname: "us.test", CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
+	a := New(Config{Hostname: "us.test", CacheDemand: true, CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
 	defer a.Close()
 	hop := fmt.Sprintf("[127.0.0.1]:%d", p.addr.Port())
 	for n, to := range []string{"late@x.test", "late@x.test", "good@x.test", "late@x.test", "good@x.test"} {
@@ -446,7 +446,7 @@ func TestRefusedThenReused(t *testing.T) {
 // not a try.
 func TestDeadConnection(t *testing.T) {
 	p := strict(t, 1)
-	a := New(Config{Hostname: "us.test", CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
+	a := New(Config{Hostname: "us.test", CacheDemand: true, CacheTime: time.Minute, Port: fmt.Sprint(p.addr.Port())})
 	defer a.Close()
 	hop := fmt.Sprintf("[127.0.0.1]:%d", p.addr.Port())
 	for n := range 3 {
