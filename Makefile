@@ -24,16 +24,16 @@ RACE = ./cmd/master ./lib/store ./lib/imapd ./lib/smtp ./lib/smtpd ./lib/qmgr ./
 .PHONY: all run test vet unit race fuzz e2e bench install clean
 
 all:
-	@mkdir -p $(BIN)
-	@test -e $(BIN)/angarium || echo "building $(BIN)/ (the first time takes a minute or more)"
+	@mkdir -p "$(BIN)"
+	@test -e "$(BIN)/angarium" || echo "building $(BIN)/ (the first time takes a minute or more)"
 	@$(BUILD) "$(BIN)/" $(MAINS)
-	@for n in `$(BIN)/angarium`; do ln -f $(BIN)/angarium $(BIN)/$$n || exit 1; done
-	@ln -f $(BIN)/master $(BIN)/cyrmaster
-	@ln -f $(BIN)/sendmail $(BIN)/mailq
-	@ln -f $(BIN)/sendmail $(BIN)/newaliases
+	@for n in `"$(BIN)/angarium"`; do ln -f "$(BIN)/angarium" "$(BIN)/$$n" || exit 1; done
+	@ln -f "$(BIN)/master" "$(BIN)/cyrmaster"
+	@ln -f "$(BIN)/sendmail" "$(BIN)/mailq"
+	@ln -f "$(BIN)/sendmail" "$(BIN)/newaliases"
 
 run: all
-	@$(BIN)/mailsetup --keep --dir "$(RUN)" --port-base "$(PORT_BASE)" --run
+	@"$(BIN)/mailsetup" --keep --dir "$(RUN)" --port-base "$(PORT_BASE)" --run
 
 test: vet unit race fuzz e2e
 
@@ -66,7 +66,7 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./lib/...
 
 install: all
-	@BIN=$(BIN) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) sh etc/install.sh
+	@BIN="$(BIN)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh etc/install.sh
 
 clean:
-	rm -rf $(BIN)
+	rm -rf "$(BIN)"

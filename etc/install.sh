@@ -34,6 +34,12 @@ done
 mkdir -p "$root/lib"
 ln -sf ../sbin/sendmail "$root/lib/sendmail"
 put lib/postfix/sbin master smtpd qmgr local virtual pipe spawn postlogd
+# The other daemons of a stock master.cf are functions of these: their names only
+# say so, to whoever looks for them.
+for name in anvil bounce cleanup discard dnsblog error flush lmtp nqmgr oqmgr pickup postscreen proxymap \
+  qmqpd scache showq smtp tlsmgr tlsproxy trivial-rewrite verify; do
+  ln -f "$root/lib/angarium/angarium" "$root/lib/postfix/sbin/$name"
+done
 put lib/cyrus/bin cyrmaster imapd pop3d lmtpd timsieved smmapd reconstruct cyr_info \
   ctl_cyrusdb ctl_deliver ctl_mboxlist cyr_expire mbpath tls_prune
 [ ! -e "$root/lib/cyrus/bin/cyrmaster" ] || ln -f "$root/lib/cyrus/bin/cyrmaster" "$root/lib/cyrus/bin/master"

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"angarium/cmd/standin"
 	"angarium/lib/cli"
 )
 
@@ -23,6 +24,9 @@ func main() {
 		c.Name, c.Path, c.Args = filepath.Base(c.Args[0]), c.Args[0], c.Args[1:]
 	}
 	entry, ok := commands[c.Name]
+	if !ok && standin.Is(c.Name) {
+		entry, ok = standin.Main, true
+	}
 	if !ok {
 		fmt.Fprintf(os.Stderr, "angarium: no such program: %s\n", c.Name)
 		os.Exit(cli.Usage)

@@ -52,6 +52,13 @@ func servedBy(command string) standIn {
 	return standIn{command: command, by: []string{command}, sockets: true}
 }
 
+// StandIn tells of a daemon of Postfix that is no program here: who does its work,
+// if anybody, and why it needs no process.
+func StandIn(command string) (by []string, why string, ok bool) {
+	s := servedBy(command)
+	return s.by, s.why, s.why != ""
+}
+
 // CyrusNeedless reports whether a command of cyrus.conf has nothing to do here, so
 // that its line is fulfilled without a process. idled carries notices of changes
 // between imapd processes: there is one imapd, and the store tells it.
