@@ -49,33 +49,24 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 	d := &daemon{lines: make(map[*service.Service]*smtpd.Daemon)}
 	limits := smtpd.NewLimits()
 	names := &resolver{dns: dns.New(resolvConf()), hosts: hosts{file: "/etc/hosts"}}
+	var broken error
 	for _, s := range env.Services {
 		if s.Command != "smtpd" {
 			continue
 		}
-		c, err := config(s.Conf, s.Log, env.Open)
-		if err != nil {
-			return nil, err
+		c, err := lineConfig(env, s, q)
+		if err != nil { // this line alone: the mail of the others goes on
+			s.Dead, broken = err, err
+			continue
 		}
-		if s.StressConf != nil && s.StressConf != s.Conf {
-			stressed, err := config(s.StressConf, s.Log, env.Open)
-			if err != nil {
-				return nil, err
-			}
-			c.Stress = stressed.Server
-		}
-		// What cleanup does follows the settings of its line, not ours.
-		cc, err := mailconf.Cleanup(env.Conf("cleanup", s.Conf.String("cleanup_service_name")), c.Recipients.Router, s.Log)
-		if err != nil {
-			return nil, err
-		}
-		mailconf.Overrides(&cc, overrides(s.Conf))
-		c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
-		c.Service, c.Limits, c.Flush = s.Name, limits, flusher(s)
+		c.Limits = limits
 		if s.Conf.Bool("smtpd_peername_lookup") {
 			c.Resolver = names
 		}
 		d.lines[s] = smtpd.New(*c)
+	}
+	if broken != nil && len(d.lines) == 0 {
+		return nil, broken
 	}
 	d.doors(env.Services)
 	d.limits, d.log = limits, env.Log.As(env.Main.String("syslog_name")+"/anvil")
@@ -83,6 +74,31 @@ func setup(ctx context.Context, env *service.Env) (service.Handler, error) {
 		go d.report(ctx, every)
 	}
 	return d, env.Main.Err()
+}
+
+// lineConfig reads the settings of an smtpd line, and of those whose work is done
+// for it.
+func lineConfig(env *service.Env, s *service.Service, q *queue.Queue) (*smtpd.Config, error) {
+	c, err := config(s.Conf, s.Log, env.Open)
+	if err != nil {
+		return nil, err
+	}
+	if s.StressConf != nil && s.StressConf != s.Conf {
+		stressed, err := config(s.StressConf, s.Log, env.Open)
+		if err != nil {
+			return nil, err
+		}
+		c.Stress = stressed.Server
+	}
+	// What cleanup does follows the settings of its line, not ours.
+	cc, err := mailconf.Cleanup(env.Conf("cleanup", s.Conf.String("cleanup_service_name")), c.Recipients.Router, s.Log)
+	if err != nil {
+		return nil, err
+	}
+	mailconf.Overrides(&cc, overrides(s.Conf))
+	c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
+	c.Service, c.Flush = s.Name, flusher(s)
+	return c, nil
 }
 
 // report logs the highest rates now and then, as anvil(8) does.

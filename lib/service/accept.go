@@ -140,6 +140,10 @@ func (k *child) bind(s *Service, sock ipc.Socket) error {
 // between the taking and the serving, or a client is cut off and a line lost.
 func (k *child) serve() {
 	for _, s := range k.env.Services {
+		if s.Dead != nil {
+			go k.mourn(s)
+			continue
+		}
 		for _, b := range s.run.bound {
 			switch {
 			case b.stream != nil:
@@ -154,6 +158,23 @@ func (k *child) serve() {
 		}
 		if w, ok := k.handler.(Waker); ok && s.Wakeup > 0 {
 			go k.clock(s, w)
+		}
+	}
+}
+
+// mourn tells of a dead line, again and again after service_throttle_time, as the
+// process does that master starts anew for each such line of a real Postfix.
+func (k *child) mourn(s *Service) {
+	every := time.Minute
+	if s.Conf != nil {
+		every = max(s.Conf.Duration("service_throttle_time"), time.Second)
+	}
+	for {
+		s.Log.Fatalf("%v", s.Dead)
+		select {
+		case <-k.accept.Done():
+			return
+		case <-time.After(every):
 		}
 	}
 }

@@ -106,6 +106,10 @@ type Service struct {
 	StressConf *maincf.Config
 	Imapd      *imapdconf.Config // Cyrus family: imapd.conf as this service sees it
 	Log        *maillog.Logger   // tag of the line ("postfix/submission/smtpd", "cyrus/imaps"), pid
+	// Dead is for Setup to say that this line can't be served, by a bad -o setting,
+	// say: its clients wait in the backlog and the log tells why, as when master(8)
+	// throttles a service. The other lines of the process serve.
+	Dead error
 
 	run *line
 }
