@@ -79,7 +79,6 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 		IDResponse:  c.Bool("imapidresponse"),
 		Munge8Bit:   isSet(c, "munge8bit"),
 		Reject8Bit:  isSet(c, "reject8bit"),
-		AutoINBOX:   c.Int("autocreate_quota") >= 0,
 		Autocreate:  folders(c.String("autocreate_inbox_folders")),
 		Protected:   c.List("specialuse_protect"),
 		Unsupported: c.List("suppress_capabilities"),
@@ -87,6 +86,7 @@ func configure(s *service.Service, users *accounts.DB) (imapd.Config, error) {
 		Present:     cyrusd.Present(s),
 		Limits:      imap.Limits{Word: min(c.Int("maxword"), c.Int("maxquoted"))},
 	}
+	conf.NewINBOX, conf.AutoINBOX = storeconf.NewInbox(c)
 	var err error
 	conf.TLS, err = storeconf.TLS(c)
 	return conf, err

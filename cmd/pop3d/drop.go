@@ -14,7 +14,9 @@ type opener struct {
 	store  *store.Store
 	inbox  func(user string) mailbox.Name
 	seen   bool // popuseimapflags
-	create bool // autocreate_quota: an INBOX that is missing is made
+	create bool // an INBOX that is missing is made,
+
+	newInbox store.Entry // such as this, but for the name
 }
 
 func (o *opener) Name(user string) string { return string(o.inbox(user)) }
@@ -23,7 +25,9 @@ func (o *opener) Open(ctx context.Context, user string) (pop3d.Maildrop, error) 
 	name := o.inbox(user)
 	mb, err := o.store.Open(ctx, name, store.User{ID: user})
 	if errors.Is(err, store.ErrNotFound) && o.create {
-		if _, err := o.store.Create(ctx, store.Entry{Name: name}); err != nil {
+		e := o.newInbox
+		e.Name = name
+		if _, err := o.store.Create(ctx, e); err != nil {
 			return nil, err
 		}
 		mb, err = o.store.Open(ctx, name, store.User{ID: user})

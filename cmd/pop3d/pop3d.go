@@ -42,11 +42,11 @@ func setup(env *service.Env, _ store.Config) (cyrusd.Start, error) {
 		for s, conf := range settings {
 			ns := storeconf.Namespace(s.Imapd, "")
 			drops := &opener{
-				store:  st,
-				inbox:  ns.Inbox,
-				seen:   s.Imapd.Bool("popuseimapflags"),
-				create: s.Imapd.Int("autocreate_quota") >= 0,
+				store: st,
+				inbox: ns.Inbox,
+				seen:  s.Imapd.Bool("popuseimapflags"),
 			}
+			drops.newInbox, drops.create = storeconf.NewInbox(s.Imapd)
 			servers[s] = pop3d.New(conf, users[s], drops, shared)
 		}
 		return servers, nil

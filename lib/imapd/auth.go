@@ -259,7 +259,9 @@ func (s *session) autocreate() {
 	if _, err := s.conf.Store.Lookup(s.ctx, inbox); !errors.Is(err, store.ErrNotFound) {
 		return
 	}
-	if _, err := s.conf.Store.Create(s.ctx, store.Entry{Name: inbox}); err != nil {
+	e := s.conf.NewINBOX
+	e.Name = inbox
+	if _, err := s.conf.Store.Create(s.ctx, e); err != nil {
 		s.log.Errorf("autocreate %s: %v", inbox, err)
 		return
 	}

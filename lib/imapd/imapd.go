@@ -67,10 +67,11 @@ type Config struct {
 	IDResponse  bool // answer ID with more than NIL (imapidresponse)
 	Munge8Bit   bool // munge8bit: 8-bit octets in an appended message's header become X
 	Reject8Bit  bool
-	Autocreate  []string // folders beside a new INBOX
-	Protected   []string // specialuse_protect: `\Sent` and others whose mailboxes only administrators delete
-	AutoINBOX   bool     // autocreate_inbox at login
-	Unsupported []string // suppress_capabilities
+	Autocreate  []string    // folders beside a new INBOX
+	Protected   []string    // specialuse_protect: `\Sent` and others whose mailboxes only administrators delete
+	AutoINBOX   bool        // a user without an INBOX gets one at login,
+	NewINBOX    store.Entry // such as this, but for the name
+	Unsupported []string    // suppress_capabilities
 
 	// HostName names a client's address, "" if nothing does; nil: addresses only.
 	HostName func(ctx context.Context, ip string) string

@@ -83,3 +83,19 @@ func Namespace(c *imapdconf.Config, user string) mailbox.Namespace {
 	}
 	return ns
 }
+
+// NewInbox is the INBOX that a user who has none gets at log-in, without its name;
+// ok: users get one. Above zero, autocreate_quota and autocreate_quota_messages
+// are the limits of a quota root of its own.
+func NewInbox(c *imapdconf.Config) (e store.Entry, ok bool) {
+	storage, messages := c.Int("autocreate_quota"), c.Int("autocreate_quota_messages")
+	e.Quota = store.Quota{Storage: -1, Messages: -1}
+	if storage > 0 {
+		e.Quota.Storage = int64(storage) * 1024
+	}
+	if messages > 0 {
+		e.Quota.Messages = int64(messages)
+	}
+	e.IsQuotaRoot = storage > 0 || messages > 0
+	return e, storage >= 0
+}
