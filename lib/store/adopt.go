@@ -158,7 +158,35 @@ func (b *box) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.tidy()
 	return b.noteListed(ctx, mtime(&incoming), len(files) > 0, young || left, youngCur || left)
+}
+
+// How long what others write, and what we do, may take: maildir(5) says 36 hours.
+const (
+	foreignTempLife = 36 * time.Hour
+	ourTempLife     = time.Hour
+)
+
+// tidy removes what the dead have left: files in tmp/ that nobody brought to new/, and
+// ours that were to replace another. No error matters.
+func (b *box) tidy() {
+	old := func(path string, life time.Duration) {
+		st, err := fstatat(b.dir, path)
+		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && b.st.now().Sub(time.Unix(st.Ctim.Unix())) > life {
+			_ = unix.Unlinkat(b.dir, path, 0)
+		}
+	}
+	names, _ := listAll(b.dir, "tmp")
+	for _, n := range names {
+		old("tmp/"+n, foreignTempLife)
+	}
+	names, _ = listAll(b.dir, ".")
+	for _, n := range names {
+		if strings.Contains(n, tempMark) {
+			old(n, ourTempLife)
+		}
+	}
 }
 
 // noteListed records that there is nothing left to be seen, so that the next

@@ -125,15 +125,20 @@ func (b *box) findFile(ctx context.Context, uid UID) (string, error) {
 	return "", ErrGone
 }
 
-// listNames lists a directory's files, unsorted, without those that begin with a dot.
-func listNames(dirfd int, dir string) ([]string, error) {
+// listAll lists a directory, unsorted.
+func listAll(dirfd int, dir string) ([]string, error) {
 	fd, err := openat(dirfd, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), dir)
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
+	return f.Readdirnames(-1)
+}
+
+// listNames lists a directory's files, unsorted, without those that begin with a dot.
+func listNames(dirfd int, dir string) ([]string, error) {
+	names, err := listAll(dirfd, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,11 @@ func (s *Store) find(ctx context.Context, name mailbox.Name, fn func(*Entry) err
 		if !isStale(err) {
 			return err
 		}
+		if try == 3 { // or someone died while he renamed it
+			if err := s.finishMoves(ctx); err != nil {
+				return err
+			}
+		}
 		if try == 4 {
 			if errors.Is(err, ErrNotFound) {
 				err = fmt.Errorf("%s: %w", name, errMissing)

@@ -22,8 +22,12 @@ func unixTime(s int64) time.Time { return time.Unix(s, 0) }
 //
 // All that is about to move is noted in the list first, durably; then, one mailbox
 // after the other, the directories move and the names in the list, and the note
-// goes. Whoever opens the store and finds notes of one who died finishes what they
-// tell of. When a move fails, what was moved goes back.
+// goes. Whoever opens the store, or misses a mailbox, and finds notes of one who died
+// finishes what they tell of. When a move fails, what was moved goes back.
+//
+// A mailbox that moves, or goes, is locked until that is durable, against rule 2: what
+// is delivered to it meanwhile would be promised to a place that may not be there after
+// a power cut. There are a handful of syncs, once in its life.
 func (s *Store) Rename(ctx context.Context, from, to mailbox.Name, partition string) error {
 	if err := to.Check(); err != nil {
 		return err

@@ -181,6 +181,7 @@ func (b *box) sweep(ctx context.Context) error {
 		m.Flags |= flagSwept
 		recs = append(recs, m)
 	}
+	_ = unix.Unlinkat(b.dir, expungedDir, unix.AT_REMOVEDIR) // a large one never shrinks; fails if there is more
 	b.keep.update(b, func(k *upkeep) { k.sweepAt = next })
 	if len(recs) == 0 {
 		return nil

@@ -360,13 +360,20 @@ func TestNotices(t *testing.T) {
 	for _, s := range entries {
 		must(t, os.Remove(filepath.Join(f.dir, "conf", noticeDir, s.Name())))
 	}
+	f.Tend(bg) // it looks now, and not again for 15 s
+	select {
+	case <-w.Ready():
+		w.Take()
+	default:
+	}
 	other.append(om, letter(2))
+	f.pass(14 * time.Second)
 	select {
 	case <-w.Ready():
 		t.Fatal("a notice without a socket")
 	case <-time.After(50 * time.Millisecond):
 	}
-	f.pass(16 * time.Second)
+	f.pass(2 * time.Second)
 	select {
 	case <-w.Ready():
 	default:
