@@ -81,7 +81,7 @@ func serve(ctx context.Context, conn net.Conn, f finder, log *maillog.Logger) {
 func reply(ctx context.Context, f finder, request string, log *maillog.Logger) string {
 	_, key, ok := strings.Cut(request, " ")
 	if !ok {
-		return "PERM bad request"
+		return "PERM Bad protocol (missing key)"
 	}
 	e, err := f.Find(ctx, address.Parse(key))
 	switch {

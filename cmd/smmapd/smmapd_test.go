@@ -39,7 +39,7 @@ func TestAnswers(t *testing.T) {
 		{"9:cyrus ann,", "31:NOTFOUND Mailbox does not exist,"},
 		{"9:cyrus bad,", "31:NOTFOUND Mailbox does not exist,"},
 		{"20:cyrus down@here.test,", "21:TEMP System I/O error,"},
-		{"4:what,", "16:PERM bad request,"},
+		{"4:what,", "31:PERM Bad protocol (missing key),"},
 	} {
 		if _, err := io.WriteString(a, c.in); err != nil {
 			t.Fatal(err)

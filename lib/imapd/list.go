@@ -233,9 +233,12 @@ func (j *listJob) mayList(e *store.Entry) bool {
 
 // entry tells of one mailbox if it is asked for.
 func (j *listJob) entry(e *store.Entry, children bool) {
+	if j.ns.IsShadow(e.Name) {
+		return
+	}
 	name := j.ns.External(e.Name)
-	if name == "INBOX" && j.ns.Alt {
-		children = false // its folders stand beside it
+	if name == "INBOX" && j.ns.Alt { // its folders stand beside it
+		children = j.hasChildren(e.Name.Child("INBOX"))
 	}
 	if !j.matches(name) {
 		j.above(name)
@@ -337,7 +340,11 @@ func (j *listJob) listSubscribed() error {
 		if !exists {
 			attrs = append(attrs, `\NonExistent`)
 		}
-		attrs = append(attrs, `\Subscribed`, childAttr(exists && !(j.ns.Alt && name == "INBOX") && j.hasChildren(n)))
+		above := n
+		if j.ns.Alt && name == "INBOX" {
+			above = n.Child("INBOX")
+		}
+		attrs = append(attrs, `\Subscribed`, childAttr(exists && j.hasChildren(above)))
 		if exists && (j.tellSpecial || j.onlySpecial) {
 			attrs = append(attrs, e.SpecialUse...)
 		}

@@ -147,7 +147,7 @@ func (s *session) createParents(n mailbox.Name) {
 		return // shared hierarchies are made as an administrator names them
 	}
 	for _, p := range slices.Backward(missing) {
-		if p.IsInbox() {
+		if p.IsInbox() || s.ns.IsShadow(p) {
 			continue
 		}
 		if _, err := s.conf.Store.Create(s.ctx, store.Entry{Name: p}); err != nil && !errors.Is(err, store.ErrExists) {

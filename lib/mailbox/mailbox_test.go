@@ -64,7 +64,7 @@ func TestNamespace(t *testing.T) {
 		{&alt, "Sent/2024", "user.bob.Sent.2024", ""},
 		{&alt, "Other Users/ann/x.y", "user.ann.x^y", ""},
 		{&alt, "Shared Folders/lists/go", "lists.go", ""},
-		{&alt, "inbox/x", "user.bob.inbox.x", ""},
+		{&alt, "inbox/x", "user.bob.INBOX.x", "INBOX/x"},
 		{&alt, "&AOQ-/x", "user.bob.&AOQ-.x", ""},
 		{&altDot, "Others.ann", "user.ann", ""},
 		{&altDot, "Public.lists", "lists", ""},
@@ -89,6 +89,9 @@ func TestNamespace(t *testing.T) {
 		if ext := c.ns.External(got); ext != back {
 			t.Errorf("External(%q) = %q, want %q", got, ext, back)
 		}
+	}
+	if got, err := alt.Internal("INBOX/inbox/x"); err == nil {
+		t.Errorf("INBOX below itself is %q", got)
 	}
 	for _, bad := range []string{
 		"", "user", "INBOX.", ".x", "a..b", "a.*", "a.%", "a\x00b", "a.\xe4", "&AOQ", "&AOQA-", "&AGE-", "~x", "a/b", "INBOX. ",

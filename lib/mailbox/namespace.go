@@ -139,7 +139,20 @@ func (ns *Namespace) local(name string) (string, error) {
 	if home == "" {
 		return "", ErrBad
 	}
+	if strings.EqualFold(first, "INBOX") { // below INBOX, whose name is of any case
+		if second, _, _ := strings.Cut(rest, "."); strings.EqualFold(second, "INBOX") {
+			return "", ErrBad
+		}
+		name = "INBOX." + rest
+	}
 	return home + "." + name, nil
+}
+
+// IsShadow reports whether a mailbox has the name that this user's INBOX has, and
+// can't be named: with altnamespace that is the folder user.bob.INBOX, below which
+// INBOX/x lives.
+func (ns *Namespace) IsShadow(n Name) bool {
+	return ns.Alt && !ns.Admin && n == ns.home().Child("INBOX")
 }
 
 // internalPrefix is a configured prefix as it looks once the separator is a dot.
