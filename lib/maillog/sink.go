@@ -288,6 +288,7 @@ type syslogSink struct {
 	stream  bool
 	retry   time.Time
 	pending []string
+	trying  bool // a goroutine waits for the device
 }
 
 func (s *syslogSink) connect() error {
@@ -316,7 +317,27 @@ func (s *syslogSink) Log(t time.Time, pri Priority, tag string, num int64, text 
 	if len(s.pending) < maxPending {
 		s.pending = append(s.pending, string(b))
 	}
-	return s.flush()
+	err := s.flush()
+	if len(s.pending) > 0 && !s.trying {
+		s.trying = true
+		go s.waitForDevice()
+	}
+	return err
+}
+
+// waitForDevice sends what was kept when syslog is back: the next line of ours, with
+// which it could go, may be hours away.
+func (s *syslogSink) waitForDevice() {
+	for tick := time.NewTicker(time.Second); ; <-tick.C {
+		s.mu.Lock()
+		if _ = s.flush(); len(s.pending) == 0 {
+			s.trying = false
+			s.mu.Unlock()
+			tick.Stop()
+			return
+		}
+		s.mu.Unlock()
+	}
 }
 
 // flush sends what is pending, in order, and stops at the first line that fails twice.

@@ -202,3 +202,28 @@ func TestReason(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestSyslogComesBack: the last lines before a quiet time are not kept until the
+// next one is written.
+func TestSyslogComesBack(t *testing.T) {
+	device := filepath.Join(t.TempDir(), "log")
+	sink, err := Open(Config{Device: device})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = sink.Log(time.Now(), Info, "postfix/smtpd", 1, "first")
+	_ = sink.Log(time.Now(), Info, "postfix/smtpd", 1, "second")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: device, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	b := make([]byte, 1024)
+	for _, want := range []string{"first", "second"} {
+		n, err := c.Read(b)
+		if err != nil || !strings.HasSuffix(string(b[:n]), want) {
+			t.Errorf("%q, %v, want %q", b[:n], err, want)
+		}
+	}
+}
