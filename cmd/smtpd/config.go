@@ -105,6 +105,7 @@ func config(conf *maincf.Config, log *maillog.Logger, open func(string) (*os.Fil
 	mynetworks := r.hosts("mynetworks")
 	c.Local = r.localClients(own, mynetworks)
 	r.policy(c, own, mynetworks)
+	r.footer(c)
 	r.auth(c)
 	if r.err == nil {
 		r.err = conf.Err()

@@ -123,3 +123,71 @@ func (r *reader) rblReply() func(context.Context, int, access.RBLHit, *access.Su
 		})
 	}
 }
+
+// footer is smtpd_reject_footer_maps, which know texts by refusals, and
+// smtpd_reject_footer for all others. Where the maps can't be asked the latter counts.
+func (r *reader) footer(c *smtpd.Config) {
+	all := r.conf.String("smtpd_reject_footer")
+	texts := r.table("smtpd_reject_footer_maps")
+	if all == "" && texts == nil {
+		return
+	}
+	names := r.conf.String("smtpd_reject_footer_maps")
+	c.Footer = func(ctx context.Context, refusal string) string {
+		if texts == nil {
+			return all
+		}
+		text, ok, err := texts.Lookup(ctx, refusal)
+		if err != nil {
+			r.log.Warnf("%s lookup error for \"%.100s\"", names, refusal)
+		}
+		if ok && err == nil {
+			return text
+		}
+		return all
+	}
+	allowed := unescape(r.conf.String("smtpd_expansion_filter"))
+	c.Expand = func(template string, lookup func(string) (string, bool)) string {
+		text, err := maincf.Expand(template, func(name string) (string, bool) {
+			v, ok := lookup(name)
+			return strings.Map(func(c rune) rune {
+				if c == '$' || !strings.ContainsRune(allowed, c) { // strangers write no templates
+					return '_'
+				}
+				return c
+			}, v), ok
+		})
+		if err != nil {
+			r.log.Warnf("smtpd_reject_footer: %v", err)
+		}
+		return text
+	}
+}
+
+// unescape replaces \t, \40 (octal) and \\ as C does; smtpd_expansion_filter has them.
+func unescape(s string) string {
+	var out strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' || i+1 == len(s) {
+			out.WriteByte(s[i])
+			continue
+		}
+		i++
+		n := i
+		for n < len(s) && n < i+3 && s[n] >= '0' && s[n] <= '7' {
+			n++
+		}
+		if n > i {
+			octet, _ := strconv.ParseUint(s[i:n], 8, 16)
+			out.WriteByte(byte(octet))
+			i = n - 1
+			continue
+		}
+		if j := strings.IndexByte("abfnrtv", s[i]); j >= 0 {
+			out.WriteByte("\a\b\f\n\r\t\v"[j])
+		} else {
+			out.WriteByte(s[i])
+		}
+	}
+	return out.String()
+}

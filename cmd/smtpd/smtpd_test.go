@@ -74,3 +74,21 @@ func TestHosts(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestExpansionFilter(t *testing.T) {
+	for in, want := range map[string]string{`\t\40!a\\z`: "\t !a\\z", `\101\n`: "A\n", `x\`: `x\`} {
+		if got := unescape(in); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+	c, err := config(read(t, "smtpd_reject_footer = \\c; see $sender\nsmtpd_expansion_filter = abc@."), nolog, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Footer(t.Context(), "550 x"); got != `\c; see $sender` {
+		t.Error(got)
+	}
+	if got := c.Expand("<$sender>", func(string) (string, bool) { return "a$b@c.x", true }); got != "<a_b@c._>" {
+		t.Error(got)
+	}
+}

@@ -366,6 +366,9 @@ func (c *Conn) ok(r Reply, code, status, text string) bool {
 // reply writes a reply: a line, or several parted by \n.
 func (c *Conn) reply(r Reply) {
 	last := r.Code == 421 || r.Code == 521
+	if f, ok := c.sess.(Footer); ok && r.Code >= 400 {
+		r.Text = f.Footer(r)
+	}
 	if c.srv.SoftBounce {
 		r = r.Soft()
 	}

@@ -119,6 +119,12 @@ type Extender interface {
 	Extend(ctx context.Context, verb, args string) (r Reply, known bool)
 }
 
+// Footer has more to say in refusals (4xx and 5xx). It returns the text, of one line
+// or several, that goes out instead of r.Text.
+type Footer interface {
+	Footer(r Reply) string
+}
+
 // Watcher is told of what the engine saw and answered on its own, for the log.
 type Watcher interface {
 	Odd(what Oddity, verb, text string)

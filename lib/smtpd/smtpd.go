@@ -101,6 +101,11 @@ type Config struct {
 	Recipients     *Recipients
 	Local          func(Who) bool // local_header_rewrite_clients
 
+	// Footer is the template for a refusal ("550 5.1.1 ..."), smtpd_reject_footer and
+	// its maps; "" adds nothing. Expand replaces its $names. nil: no footers.
+	Footer func(ctx context.Context, refusal string) string
+	Expand func(template string, lookup func(name string) (string, bool)) string
+
 	Resolver    Resolver // nil: every client is unknown[address]
 	Cleaner     Cleaner
 	Flush       func(ctx context.Context, site string) smtp.Reply // ETRN; nil: not offered

@@ -516,3 +516,30 @@ func TestTraces(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// A footer stands behind every refusal, with the reply's codes on each of its lines.
+func TestFooter(t *testing.T) {
+	h := newHouse(t, func(c *Config, _ *access.Config) {
+		c.Footer = func(_ context.Context, refusal string) string {
+			switch {
+			case strings.HasPrefix(refusal, "550 5.1.1 <no@here.test>: "):
+				return `\c. See $sender_domain\nCall us`
+			case strings.HasPrefix(refusal, "500"):
+				return ""
+			}
+			return "main"
+		}
+		c.Expand = func(s string, lookup func(string) (string, bool)) string {
+			return regexp.MustCompile(`\$\w+`).ReplaceAllStringFunc(s, func(n string) string { v, _ := lookup(n[1:]); return v })
+		}
+	})
+	out := h.talk("EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<no@here.test>", "FOO", "DATA", "QUIT")
+	want := "550-5.1.1 <no@here.test>: Recipient address rejected: User unknown in local recipient table. See x.test\n550 5.1.1 Call us\n" +
+		"500 5.5.2 Error: command not recognized\n554-5.5.1 Error: no valid recipients\n554 5.5.1 main\n221 2.0.0 Bye\n"
+	if !strings.HasSuffix(out, want) {
+		t.Error(out)
+	}
+	if strings.Contains(h.logged(), "Call us") {
+		t.Error(h.logged())
+	}
+}
