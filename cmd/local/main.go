@@ -60,15 +60,22 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 func options(conf *maincf.Config, hop string) local.Options {
 	commands, files := conf.List("allow_mail_to_commands"), conf.List("allow_mail_to_files")
 	return local.Options{
-		Hostname: conf.String("myhostname"), ForwardPath: conf.List("forward_path"), Delimiters: conf.String("recipient_delimiter"),
+		Hostname: conf.String("myhostname"), ForwardPath: conf.List("forward_path"), ForwardFilter: conf.String("forward_expansion_filter"), Delimiters: conf.String("recipient_delimiter"),
 		MailboxHop: hop, MailboxCommand: conf.String("mailbox_command"), HomeMailbox: conf.String("home_mailbox"),
 		SpoolDir: conf.String("mail_spool_directory"), Locks: conf.List("mailbox_delivery_lock"),
 		LockAttempts: conf.Int("deliver_lock_attempts"), LockDelay: conf.Duration("deliver_lock_delay"), StaleLock: conf.Duration("stale_lock_time"),
 		SizeLimit: conf.Size("mailbox_size_limit"), CommandTime: conf.Duration("command_time_limit"), CommandShell: conf.String("local_command_shell"),
 		ForwardCommand: slices.Contains(commands, "forward"), ForwardFile: slices.Contains(files, "forward"),
 		IncludeCommand: slices.Contains(commands, "include"), IncludeFile: slices.Contains(files, "include"),
-		Env: exported(conf), CommandDir: conf.String("queue_directory"), DefaultUser: conf.String("default_privs"),
+		Env: exported(conf), QueueDir: conf.String("queue_directory"), CommandDir: conf.String("command_execution_directory"),
+		DirFilter: conf.String("execution_directory_expansion_filter"), NoDelivered: without(conf.List("prepend_delivered_header"), "command", "file"),
+		DefaultUser: conf.String("default_privs"),
 	}
+}
+
+// without is what of all does not stand in list.
+func without(list []string, all ...string) []string {
+	return slices.DeleteFunc(all, func(s string) bool { return slices.Contains(list, s) })
 }
 
 // exported is what export_environment names: its own settings, those that

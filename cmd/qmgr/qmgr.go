@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,7 +141,7 @@ func (d *daemon) expander(router *route.Router) (*local.Expander, error) {
 		MailboxTransport: d.conf.String("mailbox_transport"), FallbackTransport: d.conf.String("fallback_transport"),
 		LuserRelay: d.conf.String("luser_relay"), Delimiters: d.conf.String("recipient_delimiter"),
 		OwnerSpecial: d.conf.Bool("owner_request_special"), ExpandOwner: d.conf.Bool("expand_owner_alias"),
-		DefaultUser: d.conf.String("default_privs"), ForwardPath: d.conf.List("forward_path"),
+		DefaultUser: d.conf.String("default_privs"), ForwardPath: d.conf.List("forward_path"), ForwardFilter: d.conf.String("forward_expansion_filter"),
 		AllowCommand: has(d.conf.List("allow_mail_to_commands"), "alias"), AllowFile: has(d.conf.List("allow_mail_to_files"), "alias"),
 		ThawedDelivered: !d.conf.Bool("frozen_delivered_to"),
 		Warn:            d.log.As(d.conf.String("syslog_name") + "/local").Warnf,
@@ -197,6 +198,9 @@ func (d *daemon) forward(ctx context.Context, m *queue.Message, sender, via addr
 	draft, err := d.begin(ctx, e, "")
 	if err != nil {
 		return nil, err
+	}
+	if !slices.Contains(d.conf.List("prepend_delivered_header"), "forward") {
+		return draft, nil
 	}
 	if _, err := fmt.Fprintf(draft, "Delivered-To: %s\n", via); err != nil {
 		draft.Abort()

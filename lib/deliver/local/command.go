@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/command"
 )
@@ -19,22 +18,40 @@ func (j *job) command(ctx context.Context, line string) agent.Result {
 	if j.r.Verify {
 		return sent("delivers to command: %s", line)
 	}
-	c := command.Command{Argv: argv(line), Name: line, Exec: "local: fatal: execvp", Dir: j.o.CommandDir, Env: j.environ(), Time: j.o.CommandTime}
+	c := command.Command{Argv: argv(line), Name: line, Exec: "local: fatal: execvp", Dir: j.o.QueueDir, Env: j.environ(), Time: j.o.CommandTime}
 	if j.o.CommandShell != "" {
 		c.Argv = append(strings.Fields(j.o.CommandShell), line)
 	}
 	if st, err := os.Stat(c.Dir); c.Dir == "" || err != nil || !st.IsDir() {
 		c.Dir = "/"
 	}
+	if j.o.CommandDir != "" {
+		c.Dir = j.directory()
+	}
 	c.Feed = func(in io.Writer) error {
 		w := bufio.NewWriterSize(in, 32<<10)
-		j.head(w, true, time.Now())
+		j.head(w, "command", true, time.Now())
 		return j.body(w, false)
 	}
-	if _, err := c.Run(ctx); err != nil {
+	_, err := c.Run(ctx)
+	if command.NoDirectory(err) {
+		j.r.Log.Warnf("cannot change directory to \"%s\" for uid=%d gid=%d: %s", c.Dir, os.Getuid(), os.Getgid(), command.Reason(err))
+	}
+	if err != nil {
 		return failed(err)
 	}
 	return sent("delivered to command: %s", line)
+}
+
+// directory is what command_execution_directory means for the recipient.
+func (j *job) directory() string {
+	user, ext := j.split()
+	vars := map[string]string{"home": j.o.User.Home, "shell": j.o.User.Shell, "user": user, "local": j.to.Address.Local,
+		"recipient": j.to.Address.String(), "domain": j.to.Address.Domain, "extension": ext}
+	if ext != "" && j.o.Delimiters != "" {
+		vars["recipient_delimiter"] = j.o.Delimiters[:1]
+	}
+	return expandVars(j.o.CommandDir, filtered(vars, j.o.DirFilter))
 }
 
 // argv is how a command line is run: by a shell, but for plain words that name a
@@ -50,7 +67,7 @@ func argv(line string) []string {
 
 // environ is what a command sees; nothing of ours leaks into it.
 func (j *job) environ() []string {
-	user, ext, _ := address.SplitExtension(j.to.Address.Local, j.o.Delimiters)
+	user, ext := j.split()
 	original := j.to.Original
 	if original.IsNull() {
 		original = j.to.Address

@@ -28,7 +28,10 @@ type Options struct {
 	User        User
 	Hostname    string
 	ForwardPath []string
-	Delimiters  string
+	// ForwardFilter are the characters that a value in ForwardPath may have, others
+	// become "_"; empty: all. DirFilter is the same for CommandDir.
+	ForwardFilter, DirFilter string
+	Delimiters               string
 	// NoForward: a .forward was looked for before, with the user's own groups;
 	// now only the mailbox is written.
 	NoForward      bool
@@ -48,7 +51,9 @@ type Options struct {
 	IncludeCommand bool
 	IncludeFile    bool
 	Env            []string // what commands see besides the envelope: export_environment
-	CommandDir     string   // where they run: queue_directory
+	QueueDir       string   // where they run where CommandDir is empty
+	CommandDir     string   // command_execution_directory, with $home and the like
+	NoDelivered    []string // "command", "file": they get no Delivered-To:
 	DefaultUser    string   // default_privs
 	// Virtual: User.Home is the mailbox itself, as virtual(8) writes it.
 	Virtual         bool
@@ -102,6 +107,17 @@ func (d *Doer) Deliver(ctx context.Context, r *agent.Request, to agent.Recipient
 		res.Relay = "local"
 	}
 	return res
+}
+
+// split is the local part of the address and its extension, which names no
+// directories.
+func (j *job) split() (user, ext string) {
+	user, ext, _ = address.SplitExtension(j.to.Address.Local, j.o.Delimiters)
+	if strings.Contains(ext, "/") {
+		j.r.Log.Warnf("%s: address with illegal extension: %s", j.r.QueueID, j.to.Address.Local)
+		ext = ""
+	}
+	return user, ext
 }
 
 func failed(err error) agent.Result { return agent.Result{Err: err} }
@@ -193,8 +209,8 @@ func (j *job) open(name string) (*os.File, error) {
 // forward follows the user's .forward file, if there is one. A file that is not
 // to be trusted is as good as none, as in Postfix, so that mail is not lost.
 func (j *job) forward(ctx context.Context) (agent.Result, bool) {
-	_, ext, _ := address.SplitExtension(j.to.Address.Local, j.o.Delimiters)
-	for _, name := range ForwardFiles(j.o.ForwardPath, j.o.User.Name, j.o.User.Home, ext, j.o.Delimiters) {
+	_, ext := j.split()
+	for _, name := range ForwardFiles(j.o.ForwardPath, j.o.User.Name, j.o.User.Home, ext, j.o.Delimiters, j.o.ForwardFilter) {
 		f, err := j.open(name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):

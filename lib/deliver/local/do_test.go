@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -270,5 +271,63 @@ func TestForwardAll(t *testing.T) {
 		if res.Err == nil || res.Err.Error() != c.text || strings.Join(onward, " ") != c.onward {
 			t.Errorf("%s: %v, %v", c.forward, res.Err, onward)
 		}
+	}
+}
+
+// TestCommandDirectory: command_execution_directory, in which a stranger's characters
+// mean nothing.
+func TestCommandDirectory(t *testing.T) {
+	d, home := doer(t, func(o *Options) {
+		o.CommandDir, o.DirFilter = "$home/${extension}", "/abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	})
+	for _, dir := range []string{"a_b", "c"} {
+		if err := os.Mkdir(home+"/"+dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for to, want := range map[string]string{
+		"bob+a;b@here.test":  home + "/a_b",
+		"bob+c@here.test":    home + "/c",
+		"bob@here.test":      home,
+		"bob+c/../x@x.test":  home, // no extension
+		"bob+none@here.test": "temporary failure",
+	} {
+		res := d.try(to, "|pwd >&2; exit 69")
+		if e := dsn.From(res.Err, ""); res.Err == nil || strings.TrimSpace(strings.TrimPrefix(e.Text, "service unavailable. Command output: ")) != want {
+			t.Errorf("%s: %v, want %s", to, res.Err, want)
+		}
+	}
+}
+
+// TestNoDelivered: prepend_delivered_header.
+func TestNoDelivered(t *testing.T) {
+	d, home := doer(t, func(o *Options) { o.NoForward, o.NoDelivered = true, []string{"file"} })
+	d.try("bob@here.test", home+"/box")
+	d.try("bob@here.test", "|cat >"+home+"/out")
+	if strings.Contains(read(t, home+"/box"), "Delivered-To:") || !strings.Contains(read(t, home+"/out"), "Delivered-To: bob@here.test\n") {
+		t.Errorf("%q %q", read(t, home+"/box"), read(t, home+"/out"))
+	}
+	d.o.NoDelivered = []string{"command"}
+	d.try("bob@here.test", "|cat >"+home+"/out")
+	if strings.Contains(read(t, home+"/out"), "Delivered-To:") {
+		t.Errorf("%q", read(t, home+"/out"))
+	}
+}
+
+// TestForwardFilter: what an address may do to the name of a file.
+func TestForwardFilter(t *testing.T) {
+	const filter = "abcdefghijklmnopqrstuvwxyz/."
+	if got := ForwardFiles([]string{"$home/.forward+${extension}"}, "bob", "/home/bob", "a;b$", "+", filter); !slices.Equal(got, []string{"/home/bob/.forward+a_b_"}) {
+		t.Errorf("%q", got)
+	}
+	d, home := doer(t, nil)
+	if err := os.MkdirAll(home+"/.forward+a", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(home+"/other", []byte("x@far.test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if res := d.try("bob+a/../other@here.test", ""); !errors.Is(res.Err, ErrMailbox) {
+		t.Errorf("an address chose a file: %+v", res)
 	}
 }

@@ -48,6 +48,7 @@ type Config struct {
 	OwnerSpecial        bool     // owner_request_special
 	ExpandOwner         bool     // expand_owner_alias
 	ForwardPath         []string // forward_path, with $home and the like
+	ForwardFilter       string   // forward_expansion_filter
 	DefaultUser         string   // default_privs: for commands and files of root's tables
 	// Allow tells what may stand in aliases: allow_mail_to_commands,
 	// allow_mail_to_files.
@@ -428,7 +429,10 @@ func (e *expansion) noForward(passwd string, a address.Address) bool {
 		return false
 	}
 	user, ext, _ := address.SplitExtension(a.Local, e.c.Delimiters)
-	for _, name := range ForwardFiles(e.c.ForwardPath, user, fields[5], ext, e.c.Delimiters) {
+	if strings.Contains(ext, "/") {
+		return false
+	}
+	for _, name := range ForwardFiles(e.c.ForwardPath, user, fields[5], ext, e.c.Delimiters, e.c.ForwardFilter) {
 		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 			return false
 		}
@@ -436,8 +440,27 @@ func (e *expansion) noForward(passwd string, a address.Address) bool {
 	return true
 }
 
-// ForwardFiles are the names that forward_path means for a user.
-func ForwardFiles(path []string, user, home, ext, delimiters string) []string {
+// filtered replaces what a filter does not hold, so that a stranger's characters
+// mean nothing in a name.
+func filtered(vars map[string]string, filter string) map[string]string {
+	if filter == "" {
+		return vars
+	}
+	for name, value := range vars {
+		b := []byte(value)
+		for i, c := range b {
+			if strings.IndexByte(filter, c) < 0 {
+				b[i] = '_'
+			}
+		}
+		vars[name] = string(b)
+	}
+	return vars
+}
+
+// ForwardFiles are the names that forward_path means for a user; filter is
+// forward_expansion_filter.
+func ForwardFiles(path []string, user, home, ext, delimiters, filter string) []string {
 	if len(path) == 0 {
 		path = []string{"$home/.forward${recipient_delimiter}${extension}", "$home/.forward"}
 	}
@@ -445,6 +468,7 @@ func ForwardFiles(path []string, user, home, ext, delimiters string) []string {
 	if ext != "" && delimiters != "" {
 		vars["recipient_delimiter"] = delimiters[:1]
 	}
+	vars = filtered(vars, filter)
 	var names []string
 	for _, p := range path {
 		if name := expandVars(p, vars); strings.HasPrefix(name, "/") && !slices.Contains(names, name) {

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,8 +22,8 @@ import (
 	"angarium/lib/safefile"
 )
 
-// head writes what goes in front of the message.
-func (j *job) head(w *bufio.Writer, from bool, now time.Time) {
+// head writes what goes in front of the message, to a "command" or a "file".
+func (j *job) head(w *bufio.Writer, what string, from bool, now time.Time) {
 	sender := j.r.Sender.String()
 	if from {
 		who := sender
@@ -36,11 +37,15 @@ func (j *job) head(w *bufio.Writer, from bool, now time.Time) {
 	if original.IsNull() {
 		original = j.to.Address
 	}
+	fmt.Fprintf(w, "X-Original-To: %s\n", original)
+	if slices.Contains(j.o.NoDelivered, what) {
+		return
+	}
 	delivered := j.to.Delivered
 	if delivered.IsNull() {
 		delivered = j.to.Address
 	}
-	fmt.Fprintf(w, "X-Original-To: %s\nDelivered-To: %s\n", original, delivered)
+	fmt.Fprintf(w, "Delivered-To: %s\n", delivered)
 }
 
 // body copies the message; in a mailbox file lines that begin with "From " are
@@ -143,7 +148,7 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 	if !st.Mode().IsRegular() {
 		// A device such as /dev/null is written to, and not cut.
 		w := bufio.NewWriter(f)
-		j.head(w, true, time.Now())
+		j.head(w, "file", true, time.Now())
 		if err := j.body(w, true); err != nil {
 			return failed(j.trouble(name, what, "error writing message: ", err))
 		}
@@ -155,7 +160,7 @@ func (j *job) mbox(ctx context.Context, name, what string) agent.Result {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err == nil {
 		w := bufio.NewWriterSize(&limited{f, j.o.SizeLimit, end}, 32<<10)
-		j.head(w, true, time.Now())
+		j.head(w, "file", true, time.Now())
 		if err = j.body(w, true); err == nil {
 			err = f.Sync()
 		}
@@ -300,7 +305,7 @@ func (j *job) maildir(dir, what string) agent.Result {
 	}
 	defer os.Remove(tmp)
 	w := bufio.NewWriterSize(f, 32<<10)
-	j.head(w, false, now)
+	j.head(w, "file", false, now)
 	if err = j.body(w, false); err == nil {
 		err = f.Sync()
 	}
