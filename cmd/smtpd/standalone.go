@@ -20,6 +20,7 @@ import (
 	"angarium/lib/dsn"
 	"angarium/lib/ipc"
 	"angarium/lib/queue"
+	"angarium/lib/smtp"
 	"angarium/lib/smtpd"
 )
 
@@ -52,8 +53,42 @@ func standAlone(ctx context.Context, c *cli.Cmd) error {
 	// Whoever runs this has a shell: he is no stranger, and may write to anybody.
 	sc.Server.TLS, sc.Server.TLSRequired, sc.Server.TLSWrapper, sc.Auth = nil, false, false, nil
 	sc.CheckRecipient, sc.CheckSender, sc.Policy, sc.Resolver = false, false, nil, nil
-	smtpd.New(*sc).Serve(ctx, &stdio{in: c.Stdin, out: c.Stdout}, log, false)
+	sc.Server.BareNewline = smtp.AllowNewline             // printf is no smuggler
+	sc.Flush = func(context.Context, string) smtp.Reply { // no daemon: nobody to ask
+		log.Warnf("do not use ETRN in \"sendmail -bs\" mode")
+		return smtp.Reply{Code: 458, Text: "Unable to queue messages"}
+	}
+	smtpd.New(*sc).Serve(ctx, &stdio{in: &crlf{r: c.Stdin}, out: c.Stdout}, log, false)
 	return nil
+}
+
+// crlf puts a CR before each LF that has none: what printf(1) says has ends of lines
+// and of DATA, too. The guards against smuggling are for strangers.
+type crlf struct {
+	r    io.Reader
+	rest []byte // read and not yet given
+	last byte
+	err  error
+}
+
+func (c *crlf) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 && c.err == nil {
+		var buf [4096]byte
+		var n int
+		n, c.err = c.r.Read(buf[:])
+		c.rest = make([]byte, 0, n+16)
+		for _, b := range buf[:n] {
+			if b == '\n' && c.last != '\r' {
+				c.rest = append(c.rest, '\r')
+			}
+			c.rest, c.last = append(c.rest, b), b
+		}
+	}
+	n := copy(p, c.rest)
+	if c.rest = c.rest[n:]; n > 0 {
+		return n, nil
+	}
+	return 0, c.err
 }
 
 // stdio makes a connection of standard input and output. It knows no time-outs:
