@@ -75,6 +75,9 @@ func setup(_ context.Context, env *service.Env) (service.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Notices and what aliases forward were judged when they, or their cause, came in.
+	mailconf.NoChecks(&cc)
+	cc.Milters = nil
 	cc.Notify = func(id string) { d.m.Notice(id) } // no way over a socket to ourselves
 	d.cleanup = cleanup.New(cc, q)
 	if err := d.pickupCleanup(env, router); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"angarium/lib/access"
 	"angarium/lib/conf/mailconf"
@@ -50,13 +49,13 @@ func policyArg(arg string, c smtpd.PolicyConfig) (server string, _ smtpd.PolicyC
 		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
 		switch name {
 		case "timeout":
-			c.Timeout, err = seconds(value)
+			c.Timeout, err = mailconf.Seconds(value)
 		case "max_idle":
-			c.MaxIdle, err = seconds(value)
+			c.MaxIdle, err = mailconf.Seconds(value)
 		case "max_ttl":
-			c.MaxTTL, err = seconds(value)
+			c.MaxTTL, err = mailconf.Seconds(value)
 		case "retry_delay":
-			c.RetryDelay, err = seconds(value)
+			c.RetryDelay, err = mailconf.Seconds(value)
 		case "try_limit":
 			c.TryLimit, err = strconv.Atoi(value)
 		case "request_limit":
@@ -77,18 +76,6 @@ func policyArg(arg string, c smtpd.PolicyConfig) (server string, _ smtpd.PolicyC
 
 // splitArgs parts at commas and blanks; groups in braces stay whole.
 func splitArgs(s string) []string { return access.Words(s) }
-
-// seconds reads a time as main.cf spells it.
-func seconds(value string) (time.Duration, error) {
-	unit := time.Second
-	if n := len(value); n > 0 {
-		if u, ok := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}[value[n-1]]; ok {
-			unit, value = u, value[:n-1]
-		}
-	}
-	n, err := strconv.Atoi(value)
-	return time.Duration(n) * unit, err
-}
 
 // rblReply makes replies from rbl_reply_maps and default_rbl_reply.
 func (r *reader) rblReply() func(context.Context, int, access.RBLHit, *access.Subject) (string, error) {

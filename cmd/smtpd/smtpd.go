@@ -96,6 +96,10 @@ func lineConfig(env *service.Env, s *service.Service, q *queue.Queue) (*smtpd.Co
 		return nil, err
 	}
 	mailconf.Overrides(&cc, overrides(s.Conf))
+	cc.Milters = nil // those are for mail that no client brings
+	if err := milters(s.Conf, c, s.Log); err != nil {
+		return nil, err
+	}
 	c.Cleaner = cleaner{cleanup.New(cc, q), s.Conf.String("content_filter")}
 	c.Service, c.Flush = s.Name, flusher(s)
 	return c, nil
@@ -290,6 +294,9 @@ func (c cleaner) Begin(ctx context.Context, e smtpd.Envelope) (smtpd.Letter, err
 	env.Rewrite = "remote"
 	if e.Local {
 		env.Rewrite = "local"
+	}
+	if e.Filters != nil {
+		env.Milters = &cleanup.Milters{Session: e.Filters, Lookup: e.Macro}
 	}
 	d, err := c.c.Begin(ctx, env)
 	if err != nil {

@@ -119,6 +119,10 @@ func (d *Draft) add(r agent.Recipient) error {
 	if checks.EightBit(r.Address.Local) || checks.EightBit(r.Address.Domain) {
 		d.sendOpt(queue.UTF8Recipient)
 	}
+	if d.milters != nil { // who may take it away again
+		d.rcpts = append(d.rcpts, r)
+		return nil
+	}
 	return d.failed(d.q.Recipient(r))
 }
 

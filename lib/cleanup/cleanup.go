@@ -21,9 +21,11 @@ import (
 	"time"
 
 	"angarium/lib/address"
+	"angarium/lib/agent"
 	"angarium/lib/checks"
 	"angarium/lib/dsn"
 	"angarium/lib/maillog"
+	"angarium/lib/milter"
 	"angarium/lib/queue"
 )
 
@@ -77,7 +79,11 @@ type Config struct {
 	RejectChars string         // message_reject_characters, as octets
 	StripChars  string         // message_strip_characters
 
-	StrayCR      bool          // cleanup_replace_stray_cr_lf: a CR that ends no line becomes a blank
+	StrayCR      bool           // cleanup_replace_stray_cr_lf: a CR that ends no line becomes a blank
+	Milters      *milter.Config // non_smtpd_milters; nil: none
+	MilterMacros milter.Lookup  // values that do not depend on the letter
+	MilterChecks checks.Tables  // milter_header_checks
+
 	DropHeaders  []string      // message_drop_headers; nil: bcc, content-length, resent-bcc, return-path
 	AddMissing   bool          // always_add_missing_headers
 	Undisclosed  string        // undisclosed_recipients_header
@@ -153,6 +159,7 @@ type Envelope struct {
 	// AutoUTF8 asks for SMTPUTF8 if the header or an address turns out to need it
 	// (smtputf8_autodetect_classes).
 	AutoUTF8 bool
+	Milters  *Milters // of the SMTP session; nil: Config.Milters, if there are any
 	Log      *maillog.Logger
 }
 
@@ -177,6 +184,10 @@ type Draft struct {
 	redir   string
 	bccs    []string
 	rcpt    string // the last recipient, for log lines
+
+	milters *Milters          // nil: none, or they are done
+	rcpts   []agent.Recipient // while there are milters
+	spool   *spool            // the same
 
 	scan     *checks.Scanner
 	line     []byte // an incomplete line, where lines are looked at
@@ -243,6 +254,12 @@ func (c *Cleanup) Begin(ctx context.Context, e Envelope) (*Draft, error) {
 		return nil, d.failed(err)
 	}
 	d.q = q
+	if d.milters = e.Milters; d.milters == nil && c.c.Milters != nil && !e.Plain {
+		d.milters = &Milters{}
+	}
+	if d.milters != nil {
+		d.spool = &spool{dir: c.spoolDir()}
+	}
 	if failed != nil {
 		_ = d.tableFailed(failed) // Commit will say so
 	}
@@ -310,18 +327,21 @@ func (d *Draft) Commit(ctx context.Context) error {
 	if d.err == nil {
 		d.endOfInput()
 	}
+	if d.err == nil && d.milters != nil {
+		_ = d.filterLetter(ctx)
+	}
 	if d.err == nil && d.refused != nil {
 		d.err = d.refused
 	}
 	if d.err == nil && !d.env.Plain {
 		d.err = d.extras(ctx)
 	}
-	if d.err == nil && d.q.Recipients() == 0 {
-		d.err = dsn.New(550, "5.1.0", "Error: no recipients specified")
-	}
 	if d.err == nil && d.discard {
 		d.Abort()
 		return nil
+	}
+	if d.err == nil && d.q.Recipients() == 0 {
+		d.err = dsn.New(550, "5.1.0", "Error: no recipients specified")
 	}
 	if d.err == nil && d.hold {
 		d.err = d.failed(d.q.Hold())
@@ -378,12 +398,16 @@ func (d *Draft) sendOpt(o queue.SendOpts) {
 }
 
 // Recipients is how many recipients the letter has, after expansion.
-func (d *Draft) Recipients() int { return d.q.Recipients() }
+func (d *Draft) Recipients() int { return d.q.Recipients() + len(d.rcpts) }
 
 // Abort drops the letter. After Commit it does nothing.
 func (d *Draft) Abort() {
 	if d.q != nil {
 		d.q.Abort()
+	}
+	if d.spool != nil {
+		d.spool.close()
+		d.spool = nil
 	}
 	if d.err == nil {
 		d.err = context.Canceled

@@ -2,6 +2,7 @@ package cleanup
 
 import (
 	"bytes"
+	"io"
 	"strings"
 
 	"angarium/lib/checks"
@@ -33,7 +34,7 @@ func (d *Draft) Write(p []byte) (int, error) {
 			if d.refused != nil || d.discard {
 				break
 			}
-			if _, err := d.q.Write(rest); err != nil {
+			if _, err := d.out().Write(rest); err != nil {
 				return 0, d.failed(err)
 			}
 			break
@@ -145,11 +146,19 @@ func (d *Draft) refuse(e *dsn.Error) {
 	}
 }
 
+// out is where content goes: into the queue file, or first to the filters.
+func (d *Draft) out() io.Writer {
+	if d.spool != nil {
+		return d.spool
+	}
+	return d.q
+}
+
 func (d *Draft) put(s string) error {
 	if d.err != nil || d.refused != nil || d.discard || s == "" {
 		return d.err
 	}
-	if _, err := d.q.Write([]byte(s)); err != nil {
+	if _, err := d.out().Write([]byte(s)); err != nil {
 		return d.failed(err)
 	}
 	return nil
@@ -213,7 +222,7 @@ func (h *handler) Body(line []byte, whole bool, offset int64) error {
 	if d.refused != nil || d.discard {
 		return nil
 	}
-	if _, err := d.q.Write(line); err != nil {
+	if _, err := d.out().Write(line); err != nil {
 		return d.failed(err)
 	}
 	if whole {
@@ -373,7 +382,7 @@ func (d *Draft) header(class checks.Class, h []byte) error {
 	if d.refused != nil || d.discard {
 		return nil
 	}
-	if _, err := d.q.Write(h); err != nil {
+	if _, err := d.out().Write(h); err != nil {
 		return d.failed(err)
 	}
 	return d.put("\n")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"angarium/lib/address"
 	"angarium/lib/agent"
 )
 
@@ -161,6 +163,33 @@ func (d *Draft) appendRecipient(r agent.Recipient) {
 	b = AppendRecord(b, TypeOrigRcpt, orig.String())
 	*d.buf = AppendRecord(b, TypeRcpt, r.Address.String())
 	d.sizes.rcpts++
+}
+
+// SetSender changes the sender, while all of the envelope is still in memory and no
+// content has come.
+func (d *Draft) SetSender(a address.Address) error {
+	if d.err != nil {
+		return d.err
+	}
+	if d.section != inEnvelope || d.flushed > 0 {
+		return fmt.Errorf("queue file %s: the envelope is written", d.id)
+	}
+	out := make([]byte, 0, len(*d.buf)+len(a.Local)+len(a.Domain))
+	r := NewReader(bytes.NewReader(*d.buf), 0)
+	for {
+		t, data, err := r.Read()
+		if err == io.EOF {
+			*d.buf = append((*d.buf)[:0], out...)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if t == TypeSender {
+			data = []byte(a.String())
+		}
+		out = AppendRecord(out, t, string(data))
+	}
 }
 
 // Recipients is how many were added.

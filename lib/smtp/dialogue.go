@@ -65,7 +65,7 @@ func (c *Conn) greet() error {
 		}
 		r = Reply{Code: 220, Text: c.srv.Hostname + name}
 	}
-	c.denied = !r.OK()
+	c.denied = !r.OK() && !c.lenient
 	c.reply(r)
 	return c.flush()
 }

@@ -96,6 +96,7 @@ type Conn struct {
 	helo          string
 	where         string // the last command, for the log
 	denied        bool   // refused at the greeting: nothing but QUIT
+	lenient       bool   // see Ask
 	extended      bool
 	authenticated bool
 	mail          bool // a transaction has begun
@@ -147,6 +148,10 @@ func (c *Conn) Authenticated() bool { return c.authenticated }
 // Deny refuses all further commands but QUIT: the client turned out to be one that
 // is not wanted (XCLIENT).
 func (c *Conn) Deny() { c.denied = true }
+
+// Ask makes the session answer each command for itself though the greeting refused
+// the client: it is called by Connect, where every command will be refused alike.
+func (c *Conn) Ask() { c.lenient = true }
 
 // SetAuthenticated tells the engine that the client is known (XCLIENT); the
 // engine does it itself after AUTH.

@@ -15,6 +15,7 @@ import (
 	"angarium/lib/agent"
 	"angarium/lib/dsn"
 	"angarium/lib/maillog"
+	"angarium/lib/milter"
 	"angarium/lib/smtp"
 	"angarium/lib/tlsconf"
 )
@@ -47,11 +48,13 @@ type session struct {
 	sender  *address.Address // nil: no transaction
 	mail    smtp.Mail
 	rcpt    *address.Address // the one that is being asked about
+	first   *address.Address // the first one that was taken
 	rcpts   int
 	only    string // the recipient, while there is one
 	size    int64  // content, in octets, once it is read
 	serial  int    // of the transaction, in the session
 	letter  Letter
+	filters *milter.Session // nil: none
 	prepend []string
 	discard bool
 	hold    bool
@@ -84,6 +87,9 @@ func (s *session) greet(ctx context.Context, verb string) smtp.Reply {
 			return r
 		}
 	}
+	if r := s.connectFilters(ctx); r.Code != 0 {
+		return r
+	}
 	return smtp.Reply{Code: 220, Text: s.c.Banner}
 }
 
@@ -93,6 +99,9 @@ func (s *session) Helo(ctx context.Context, verb, name string) smtp.Reply {
 		if r := s.check(ctx, verb, s.c.Helo); r.Code != 0 {
 			return r
 		}
+	}
+	if s.filters != nil {
+		return s.filtered(verb, s.filters.Helo(name, s.macro))
 	}
 	return smtp.Reply{}
 }
@@ -117,6 +126,12 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 			return r
 		}
 	}
+	if s.filters != nil {
+		if r := s.filtered("MAIL", s.filters.Mail(mailArgs(m), s.macro)); r.Code != 0 {
+			s.Reset()
+			return r
+		}
+	}
 	return smtp.Reply{}
 }
 
@@ -128,6 +143,9 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 		return reply
 	}
 	if reply := s.checkRcpt(ctx, "RCPT", r.To); reply.Code != 0 {
+		return reply
+	}
+	if reply := s.filterRcpt(r); reply.Code != 0 {
 		return reply
 	}
 	if s.letter == nil {
@@ -145,7 +163,9 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 	if err := s.letter.Recipient(ctx, agent.Recipient{Address: r.To, Original: r.To, ORCPT: r.ORCPT, Notify: r.Notify}); err != nil {
 		return s.trouble(err)
 	}
-	s.rcpts++
+	if s.rcpts++; s.rcpts == 1 {
+		s.first = &r.To
+	}
 	s.only = r.To.Quoted()
 	return smtp.Reply{}
 }
@@ -302,6 +322,7 @@ func (s *session) begin(ctx context.Context) error {
 		Client: agent.Client{Name: s.peer.name, Addr: s.peer.address(), Port: s.peer.port, Helo: s.heloName(), Proto: s.protocol(),
 			SASLMethod: s.saslMethod, SASLUser: s.saslUser},
 		Orig: s.forward, Ident: s.forwardIdent, Local: local, Log: s.log,
+		Filters: s.filters, Macro: s.macro,
 	})
 	if err != nil {
 		return err
@@ -327,7 +348,15 @@ func (s *session) begin(ctx context.Context) error {
 	return nil
 }
 
-func (s *session) Data(ctx context.Context) smtp.Reply { return s.check(ctx, "DATA", s.c.Data) }
+func (s *session) Data(ctx context.Context) smtp.Reply {
+	if r := s.check(ctx, "DATA", s.c.Data); r.Code != 0 || s.filters == nil {
+		return r
+	}
+	v := s.filters.Data(s.macro)
+	s.rcpt = s.first
+	defer func() { s.rcpt = nil }()
+	return s.filtered("DATA", v)
+}
 
 func (s *session) Content(ctx context.Context, body io.Reader) []smtp.Reply {
 	return []smtp.Reply{s.content(ctx, body)}
@@ -506,8 +535,11 @@ func (s *session) Reset() {
 	if s.letter != nil {
 		s.letter.Abort()
 	}
+	if s.filters != nil && s.sender != nil {
+		s.filters.Abort()
+	}
 	s.letter, s.sender, s.mail, s.rcpts, s.only = nil, nil, smtp.Mail{}, 0, ""
-	s.size = 0
+	s.size, s.first = 0, nil
 	s.prepend, s.discard, s.hold, s.filter, s.redir, s.bcc = nil, false, false, "", "", nil
 	s.forward, s.forwardIdent, s.source = agent.Client{}, "", ""
 }

@@ -25,6 +25,7 @@ import (
 	"angarium/lib/address"
 	"angarium/lib/agent"
 	"angarium/lib/maillog"
+	"angarium/lib/milter"
 	"angarium/lib/sasl"
 	"angarium/lib/smtp"
 )
@@ -72,6 +73,8 @@ type Envelope struct {
 	Ident    string       // XFORWARD IDENT: the other side's queue id
 	Local    bool         // headers may be completed: local_header_rewrite_clients
 	Log      *maillog.Logger
+	Filters  *milter.Session // nil: none; they are to see the content
+	Macro    milter.Lookup   // what the session knows
 }
 
 // Config is one service line: smtp, submission, smtps.
@@ -122,6 +125,10 @@ type Config struct {
 	XClient  func(name string, a netip.Addr) bool // smtpd_authorized_xclient_hosts
 	XForward func(name string, a netip.Addr) bool // smtpd_authorized_xforward_hosts
 
+	// Milters finds the mail filters for a client; nil: none.
+	Milters func(context.Context, netip.Addr) *milter.Config
+	Macro   milter.Lookup // macros that do not depend on the session
+
 	Limits *Limits // shared by the services of a process; nil: none
 	Limit  LimitConfig
 }
@@ -166,6 +173,11 @@ func (d *Daemon) Serve(ctx context.Context, conn net.Conn, log *maillog.Logger, 
 	release, refusal := d.c.Limits.enter(&d.c, s.peer, log)
 	defer release()
 	s.refusal = refusal
+	defer func() {
+		if s.filters != nil {
+			s.filters.Close()
+		}
+	}()
 	srv.Serve(s.noteTLS(ctx), conn, func(c *smtp.Conn) smtp.Session {
 		s.conn = c
 		return s

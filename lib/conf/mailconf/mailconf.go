@@ -140,12 +140,15 @@ func Overrides(c *cleanup.Config, options []string) {
 			NoMappings(c)
 		case "no_header_body_checks":
 			NoChecks(c)
+		case "no_milters":
+			c.Milters = nil
 		}
 	}
 }
 
 // Cleanup reads what cleanup(8) would.
 func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup.Config, error) {
+	var err error
 	propagate := conf.List("propagate_unmatched_extensions")
 	c := cleanup.Config{
 		Hostname: conf.String("myhostname"), Origin: conf.String("myorigin"), LogTag: conf.String("syslog_name") + "/cleanup",
@@ -177,6 +180,14 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 		*p = t
 	}
 	if err := classes(conf, &c); err != nil {
+		return c, err
+	}
+	if c.Milters, err = Milters(conf, conf.List("non_smtpd_milters"), log); err != nil {
+		return c, err
+	}
+	c.MilterMacros = MilterMacros(conf)
+	c.MilterChecks.HeaderName = "milter_header_checks"
+	if c.MilterChecks.Header, err = table(conf, "milter_header_checks", log, func(t maps.Table) checks.Table { return t }); err != nil {
 		return c, err
 	}
 	if err := contentChecks(conf, &c, log); err != nil {
