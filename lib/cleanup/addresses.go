@@ -103,10 +103,11 @@ func (d *Draft) expand(ctx context.Context, r agent.Recipient) error {
 // add writes a recipient unless the same one is there; the filter remembers no
 // more than duplicate_filter_limit.
 func (d *Draft) add(r agent.Recipient) error {
-	if d.c.c.NoOriginal {
-		r.Original = r.Address
+	original := r.Original.String()
+	if d.c.c.NoOriginal { // it is kept, but makes no second recipient
+		original = ""
 	}
-	key := strings.ToLower(r.ORCPT + "\n" + strconv.Itoa(int(r.Notify)) + "\n" + r.Original.String() + "\n" + r.Address.String())
+	key := strings.ToLower(r.ORCPT + "\n" + strconv.Itoa(int(r.Notify)) + "\n" + original + "\n" + r.Address.String())
 	if _, dup := d.seen[key]; dup {
 		return nil
 	}
