@@ -79,7 +79,6 @@ type Config struct {
 	RejectChars string         // message_reject_characters, as octets
 	StripChars  string         // message_strip_characters
 
-	StrayCR      bool           // cleanup_replace_stray_cr_lf: a CR that ends no line becomes a blank
 	Milters      *milter.Config // non_smtpd_milters; nil: none
 	MilterMacros milter.Lookup  // values that do not depend on the letter
 	MilterChecks checks.Tables  // milter_header_checks

@@ -23,13 +23,7 @@ func (d *Draft) Write(p []byte) (int, error) {
 		d.err = dsn.New(552, "5.3.4", "Error: message file too big")
 		return 0, d.err
 	}
-	rest := p
-	if d.c.c.StrayCR && bytes.IndexByte(p, '\r') >= 0 {
-		// Some servers take it for the end of a line, and might see another message
-		// behind this one (SMTP smuggling).
-		rest = bytes.ReplaceAll(p, []byte{'\r'}, []byte{' '})
-	}
-	for len(rest) > 0 {
+	for rest := p; len(rest) > 0; {
 		if len(d.line) == 0 && d.passes() {
 			if d.refused != nil || d.discard {
 				break

@@ -155,7 +155,6 @@ func Cleanup(conf *maincf.Config, r *route.Router, log *maillog.Logger) (cleanup
 		Rewrite:   r.RewriteAs,
 		AlwaysBcc: conf.String("always_bcc"), EmptyRecipient: address.Parse(conf.String("empty_address_recipient")), Delimiters: conf.String("recipient_delimiter"),
 		PropagateCanonical: slices.Contains(propagate, "canonical"), PropagateVirtual: slices.Contains(propagate, "virtual"),
-		StrayCR:         conf.Bool("cleanup_replace_stray_cr_lf"),
 		HeaderSizeLimit: conf.Int("header_size_limit"), HopLimit: conf.Int("hopcount_limit"),
 		SizeLimit: conf.Size("message_size_limit"), MinFree: conf.Size("queue_minfree"),
 		DuplicateLimit: conf.Int("duplicate_filter_limit"), ExpansionLimit: conf.Int("virtual_alias_expansion_limit"),
