@@ -31,7 +31,7 @@ var services = map[string]int{
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"server":  cmdServer,
 	"start":   cmdStart,
-	"stop":    cmdStop,
+	"halt":    cmdHalt,
 	"reload":  cmdReload,
 	"kill9":   cmdKill9,
 	"waitlog": cmdWaitlog,
@@ -119,7 +119,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) { stop(ts) }
+func cmdHalt(ts *testscript.TestScript, neg bool, args []string) { stop(ts) }
 
 // reload: postfix reload, and waits until another qmgr has taken over.
 func cmdReload(ts *testscript.TestScript, neg bool, args []string) {

@@ -7,6 +7,8 @@ package t
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,6 +25,7 @@ func TestScripts(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(bin, "angarium")); err != nil {
 		t.Fatalf("no programs in %s: run make first", bin)
 	}
+	unfinished(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 ".",
 		Setup:               func(env *testscript.Env) error { return setup(env, bin) },
@@ -30,4 +33,24 @@ func TestScripts(t *testing.T) {
 		Condition:           condition,
 		RequireExplicitExec: true,
 	})
+}
+
+// unfinished looks for scripts that end themselves: testscript's own "stop" is a
+// success, and hides whatever stands behind it. Ours that stops a server is "halt".
+func unfinished(t *testing.T) {
+	scripts, err := filepath.Glob("*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := regexp.MustCompile(`(?m)^(\[[^\]]*\] *)*stop\b`)
+	for _, name := range scripts {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, _, _ := strings.Cut(string(text), "\n-- ")
+		if stop.MatchString(script) {
+			t.Errorf("%s: what stands behind stop is never run: use halt, or skip", name)
+		}
+	}
 }

@@ -105,12 +105,12 @@ func TestNotActedOn(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "main.cf"), "compatibility_level = 3.6\nsun_mailtool_compatibility = yes\nmine = x\nmyorigin = $mydomain$yours\nyours =\n"+
 		"slow_destination_rate_delay = 1s\nslow_delivery_slot_cost = 3\nsmtp_tls_CAfile = /x\n", 0o644)
-	write(t, filepath.Join(dir, "master.cf"), "slow unix - - n - - smtp\n  -o smtp_connect_timeout=1 -o milter_default_action=accept -o foo=1\n"+
+	write(t, filepath.Join(dir, "master.cf"), "slow unix - - n - - smtp\n  -o smtp_connect_timeout=1 -o qmqpd_timeout=1 -o foo=1\n"+
 		"local unix - n n - - local -o luser_relay=x -o home_mailbox=Mail/\n", 0o644)
 	want := []string{
 		"main.cf, line 2: not acted on: sun_mailtool_compatibility = yes", "main.cf, line 3: unused parameter: mine = x",
 		"main.cf, line 7: not acted on: slow_delivery_slot_cost = 3",
-		"master.cf, line 1: slow/unix: unused parameter: foo = 1", "master.cf, line 1: slow/unix: not acted on: milter_default_action = accept",
+		"master.cf, line 1: slow/unix: unused parameter: foo = 1", "master.cf, line 1: slow/unix: not acted on: qmqpd_timeout = 1",
 		"master.cf, line 3: local/unix: not acted on in this line: luser_relay = x",
 	}
 	out, _, _ := call(t, dir, "-U")

@@ -112,6 +112,10 @@ func (s *session) Mail(ctx context.Context, m smtp.Mail) smtp.Reply {
 	}
 	if s.c.Cleaner != nil {
 		if err := s.c.Cleaner.Space(m.Size); err != nil {
+			var d *dsn.Error
+			if errors.As(err, &d) && d.Err != nil {
+				s.log.Warnf("%v", d.Err)
+			}
 			return smtp.Fail(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -451,4 +452,39 @@ func cpuTime(t *testing.T) time.Duration {
 	var u unix.Rusage
 	must(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestMovedByHand: a list made anew names directories that were renamed, swapped or
+// copied by hand, each once and with an id of its own.
+func TestMovedByHand(t *testing.T) {
+	f := newFixture(t)
+	for _, u := range []string{"ann", "bob", "cid"} {
+		f.create(mailbox.Inbox(u))
+		must(t, f.deliver(mailbox.Inbox(u), letter(int(u[0]))))
+	}
+	f.close()
+	at := func(u string) string { return filepath.Join(f.dir, "spool", mailbox.Inbox(u).Path()) }
+	for _, m := range [][2]string{{"ann", "dan"}, {"bob", "x"}, {"cid", "bob"}, {"x", "cid"}} {
+		must(t, os.Rename(at(m[0]), at(m[1])))
+	}
+	must(t, os.CopyFS(at("eve"), os.DirFS(at("dan"))))
+	f.open()
+	found, err := f.RebuildList(bg, true)
+	must(t, err)
+	equal(t, "found", found, 4)
+	if _, err := f.Exists(bg, "user.ann"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the old name: %v", err)
+	}
+	f.pass(3 * time.Second) // what was copied is old enough to be looked at
+	ids := map[ID]bool{}
+	for u, was := range map[string]string{"dan": "ann", "bob": "cid", "cid": "bob", "eve": "ann"} {
+		must(t, f.Reconstruct(bg, mailbox.Inbox(u)))
+		m := f.mailbox(mailbox.Inbox(u))
+		equal(t, u, f.body(m, f.view(m).At(0).UID), letter(int(was[0])))
+		e, err := f.list.get(bg, mailbox.Inbox(u))
+		must(t, err)
+		ids[e.ID] = true
+		m.Close()
+	}
+	equal(t, "ids", len(ids), 4)
 }

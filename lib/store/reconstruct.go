@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -112,7 +113,9 @@ func (s *Store) mendMeta(e *Entry) error {
 }
 
 // RebuildList reads every .mailbox into mailboxes.db. Names whose directory is
-// gone are taken out of it if prune is set.
+// gone are taken out of it if prune is set. A directory that was renamed by hand is
+// listed under its new name alone; of one that was copied by hand, the copy gets a
+// uniqueid of its own.
 func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err error) {
 	there := map[mailbox.Name]bool{}
 	all, err := s.found(ctx)
@@ -121,6 +124,9 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 	}
 	for i := range all {
 		there[all[i].Name] = true
+	}
+	if err := s.partCopies(ctx, all); err != nil {
+		return 0, err
 	}
 	var lost []Entry
 	if prune {
@@ -138,6 +144,9 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 		all = all[len(page):]
 		err := s.list.change(ctx, func(tx *sql.Tx) error {
 			for i := range page {
+				if err := freeID(ctx, tx, &page[i], s.now()); err != nil {
+					return err
+				}
 				if err := put(ctx, tx, &page[i]); err != nil {
 					s.conf.Log.Warnf("%s: %v", page[i].Name, err)
 					continue
@@ -158,6 +167,41 @@ func (s *Store) RebuildList(ctx context.Context, prune bool) (found int, err err
 		}
 		return nil
 	})
+}
+
+// partCopies gives an id of its own to each of all whose id another one has, and
+// to whom the list did not give it.
+func (s *Store) partCopies(ctx context.Context, all []Entry) error {
+	first := map[ID]int{}
+	for i := range all {
+		j, twice := first[all[i].ID]
+		if !twice {
+			first[all[i].ID] = i
+			continue
+		}
+		copied, other := i, j
+		if listed, err := s.list.byID(ctx, all[i].ID); err == nil && listed.Name == all[i].Name {
+			copied, other = j, i
+			first[all[i].ID] = i
+		}
+		s.conf.Log.Warnf("%s has the uniqueid of %s: it gets one of its own", all[copied].Name, all[other].Name)
+		if err := s.renewID(ctx, &all[copied]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeID takes the name out of the list under which e's directory lay before.
+func freeID(ctx context.Context, tx *sql.Tx, e *Entry, now time.Time) error {
+	was, err := scanEntry(tx.QueryRowContext(ctx, `SELECT `+columns+` FROM mailboxes WHERE id = ?`, e.ID))
+	if errors.Is(err, ErrNotFound) || err == nil && was.Name == e.Name {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return remove(ctx, tx, &was, now)
 }
 
 // reachable reports whether a partition's volume is there: what lies on one that
