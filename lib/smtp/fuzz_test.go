@@ -11,7 +11,7 @@ import (
 
 // Any path either fails or gives an address that, quoted, reads as itself.
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"<a@b.test>", `<"a b"@[1.2.3.4]> SIZE=1`, "<@x,@y:c@d>", "a@b", "<(x)a@b>", `<a\ b@c>`, "<>"} {
+	for _, s := range []string{"<a@b.test>", `<"a b"@[1.2.3.4]> SIZE=1`, "<@x,@y:c@d>", "a@b", "<(x)a@b>", `<a\ b@c>`, `\0\(`, "<>"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

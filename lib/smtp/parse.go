@@ -54,9 +54,6 @@ func parsePath(path string, strict bool) (address.Address, bool) {
 	} else if strict {
 		return none, false
 	}
-	if strict && strings.IndexByte(path, '(') >= 0 {
-		return none, false
-	}
 	if !strict {
 		path = innermost(path)
 	}
@@ -65,7 +62,7 @@ func parsePath(path string, strict bool) (address.Address, bool) {
 			path = path[i+1:]
 		}
 	}
-	a, ok := parseMailbox(path)
+	a, ok := parseMailbox(path, strict)
 	return a, ok && (!strict || a.Local != "" || a.Domain == "")
 }
 
@@ -81,8 +78,9 @@ func innermost(path string) string {
 	return strings.TrimRight(path, ">")
 }
 
-// parseMailbox reads local@domain into internal form.
-func parseMailbox(s string) (address.Address, bool) {
+// parseMailbox reads local@domain into internal form. Comments are no part of it,
+// and not allowed in strict mode.
+func parseMailbox(s string, strict bool) (address.Address, bool) {
 	var none address.Address
 	out := make([]byte, 0, len(s))
 	at, gap := -1, false // the last @; a blank after which no word may follow
@@ -96,7 +94,7 @@ func parseMailbox(s string) (address.Address, bool) {
 			return none, false
 		case c == '(':
 			j := strings.IndexByte(s[i:], ')')
-			if j < 0 || strings.ContainsAny(s[i+1:i+j], "(\\\"<>") {
+			if strict || j < 0 || strings.ContainsAny(s[i+1:i+j], "(\\\"<>") {
 				return none, false
 			}
 			i += j
