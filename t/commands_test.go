@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -121,7 +122,8 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdHalt(ts *testscript.TestScript, neg bool, args []string) { stop(ts) }
 
-// reload: postfix reload, and waits until another qmgr has taken over.
+// reload: postfix reload, and waits until another qmgr has taken over, and the other
+// services, but for those that clients keep.
 func cmdReload(ts *testscript.TestScript, neg bool, args []string) {
 	srv := ts.Getenv("SRV")
 	qmgr := func() int {
@@ -133,11 +135,15 @@ func cmdReload(ts *testscript.TestScript, neg bool, args []string) {
 		return 0
 	}
 	before := qmgr()
+	old := descendants(pids(srv + "/spool/postfix/pid/master.pid"))
 	run(ts, "postfix", "-c", srv+"/etc/postfix", "reload")
 	for end := time.Now().Add(patience); alive(before); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			ts.Fatalf("qmgr %d did not make room for its successor", before)
 		}
+	}
+	for end := time.Now().Add(2 * time.Second); slices.ContainsFunc(old, alive) && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"angarium/lib/address"
@@ -131,3 +132,12 @@ var ErrNoTransport = errors.New("mail transport unavailable")
 // Agent delivers to all recipients of r and answers for each, in order. It must
 // return a Result for every recipient, also when ctx ends.
 type Agent func(ctx context.Context, r *Request) []Result
+
+// ORCPT is the original recipient of a DSN where the sender named none: the address
+// as it was typed, with its type. RFC 3461, section 4.2; RFC 6533, section 3.
+func ORCPT(typed string) string {
+	if strings.IndexFunc(typed, func(r rune) bool { return r >= 0x80 }) >= 0 {
+		return "utf-8;" + typed
+	}
+	return "rfc822;" + typed
+}

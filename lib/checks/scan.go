@@ -193,8 +193,7 @@ func (s *Scanner) headerLine(text []byte, whole bool, h Handler) (bool, error) {
 		}
 	}
 	if n := NameLen(text); n > 0 {
-		// Blanks between name and colon go: readers disagree about what such a line is.
-		s.header = append(append(s.header[:0], text[:n]...), bytes.TrimLeft(text[n:], " \t")...)
+		s.header = append(s.header[:0], text...)
 		s.cont = !whole
 		return true, nil
 	}

@@ -64,7 +64,7 @@ func (d *Draft) recipient(ctx context.Context, r agent.Recipient, bcc bool) erro
 	}
 	if r.ORCPT == "" && !bcc {
 		// What the sender will see in a notice, unless he said it himself.
-		r.ORCPT = "rfc822;" + r.Original.Quoted()
+		r.ORCPT = agent.ORCPT(r.Original.String())
 	}
 	a, err := d.mapped(ctx, c.complete(r.Address, true), c.c.RecipientCanonical, EnvelopeRecipient)
 	if err != nil {

@@ -130,7 +130,7 @@ func TestHeaders(t *testing.T) {
 			"To: bob@mail.bench.test\nCc: \"A B\" <carol@mail.bench.test>, (comment) dave@d.test,\n grp: eve@mail.bench.test, f@g;\nMessage-id:  <hello@there> (x)\nDate: x\nFrom: y@z\n\nbody\n",
 			"To: bob\nCc: \"A B\" <carol>, (comment) dave@d.test,\n grp: eve, f@g;\nMessage-id:  <hello@there> (x)\nDate: x\nFrom: y@z\n\nbody\n", "message-id=<hello@there> (x)"},
 		{"folded message-id", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "Message-Id:\n <a@b>\nDate: x\nFrom: y@z\n\n", "message-id=<a@b>"},
-		{"8 bit, NUL, odd spaces", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y: z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y: z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "message-id=<a>"},
+		{"8 bit, NUL, odd spaces", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "Subject:  \xfc\x00 \t\nX-Y : z\nMessage-Id: <a>\nDate: x\nFrom: y@z\n\n\xff\x00\r\n", "message-id=<a>"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -162,7 +162,7 @@ func (s *session) Rcpt(ctx context.Context, r smtp.Rcpt) smtp.Reply {
 		if len(raw) > 2 && raw[0] == '<' && raw[len(raw)-1] == '>' {
 			raw = raw[1 : len(raw)-1]
 		}
-		r.ORCPT = "rfc822;" + strings.TrimRight(raw, " \t")
+		r.ORCPT = agent.ORCPT(strings.TrimRight(raw, " \t"))
 	}
 	if err := s.letter.Recipient(ctx, agent.Recipient{Address: r.To, Original: r.To, ORCPT: r.ORCPT, Notify: r.Notify}); err != nil {
 		return s.trouble(err)
